@@ -1,0 +1,290 @@
+//! Settings of a node: TOML file, then `-c key=value` overrides, then defaults.
+
+use crate::io_abstraction::Address;
+use crate::pg::version::PgVersion;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the WAL redo routines run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RedoMode {
+    /// In a child process behind a pipe: a fault in it costs one child, not the node.
+    Child,
+    /// In the node itself.
+    InProcess,
+}
+
+/// Where layers and indexes are kept. The kind follows from the keys, as in the pageserver's seed configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteStorage {
+    /// A directory of this machine, every write synced.
+    pub local_path: PathBuf,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Postgres {
+    /// Directory with `initdb`, `postgres` and `pg_ctl` per major version.
+    pub versions: BTreeMap<String, PathBuf>,
+    /// User that runs servers when the node runs as root.
+    pub run_as: Option<String>,
+}
+
+/// All settings of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    #[serde(skip)]
+    pub data_dir: PathBuf,
+    /// Management API: `host:port`.
+    pub listen_http_addr: String,
+    /// Page service: `host:port`.
+    pub listen_pg_addr: String,
+    pub remote_storage: Option<RemoteStorage>,
+    pub postgres: Postgres,
+    pub redo: RedoMode,
+    /// Bytes of WAL after which the open layer is frozen.
+    pub checkpoint_distance: u64,
+    /// Time after which an open layer with something new is frozen.
+    #[serde(with = "duration_text")]
+    pub checkpoint_timeout: Duration,
+    /// Memory in bytes at which the open layer is frozen, whatever its distance.
+    pub open_layer_bytes_max: u64,
+    /// Cache of unpacked layer blocks in bytes.
+    pub block_cache_bytes: u64,
+    /// How long a read waits for WAL that has not arrived.
+    #[serde(with = "duration_text")]
+    pub wait_lsn_timeout: Duration,
+    /// How long one answer of a redo child may take.
+    #[serde(with = "duration_text")]
+    pub wal_redo_timeout: Duration,
+    /// How long to wait for a connection to a primary.
+    #[serde(with = "duration_text")]
+    pub walreceiver_connect_timeout: Duration,
+    /// Silence after which the connection to a primary is given up.
+    #[serde(with = "duration_text")]
+    pub walreceiver_idle_timeout: Duration,
+    /// Space in bytes that the WAL log leaves free: below it nothing is acknowledged any more.
+    pub disk_reserve_bytes: u64,
+    /// WAL kept in the log behind the remotely consistent LSN, in bytes.
+    pub wal_log_keep_bytes: u64,
+    /// Size in bytes at which an image layer is cut.
+    pub compaction_target_size: u64,
+    /// Idle time after which a page service connection is closed.
+    #[serde(with = "duration_text")]
+    pub page_service_idle_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data_dir: PathBuf::from("./.palimpsest"),
+            listen_http_addr: "127.0.0.1:9898".to_string(),
+            listen_pg_addr: "127.0.0.1:64000".to_string(),
+            remote_storage: None,
+            postgres: Postgres::default(),
+            redo: RedoMode::Child,
+            checkpoint_distance: 256 << 20,
+            checkpoint_timeout: Duration::from_secs(600),
+            open_layer_bytes_max: 64 << 20,
+            block_cache_bytes: 64 << 20,
+            wait_lsn_timeout: Duration::from_secs(60),
+            wal_redo_timeout: Duration::from_secs(60),
+            walreceiver_connect_timeout: Duration::from_secs(10),
+            walreceiver_idle_timeout: Duration::from_secs(60),
+            disk_reserve_bytes: 256 << 20,
+            wal_log_keep_bytes: 64 << 20,
+            compaction_target_size: 128 << 20,
+            page_service_idle_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read the configuration {path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    #[error("configuration {origin}: unknown key \"{key}\"; did you mean \"{nearest}\"?")]
+    UnknownKey { origin: String, key: String, nearest: String },
+    #[error("configuration {origin}: {error}")]
+    Parse { origin: String, error: String },
+    #[error("configuration: {key} = {value}: {reason}")]
+    Invalid { key: &'static str, value: String, reason: &'static str },
+}
+
+impl Config {
+    pub fn for_data_dir(path: &Path) -> Config {
+        Config { data_dir: path.to_path_buf(), ..Config::default() }
+    }
+
+    /// Merges the text of a file and `key=value` overrides.
+    pub fn load(data_dir: &Path, file: Option<(&str, &str)>, overrides: &[String]) -> Result<Config, ConfigError> {
+        let mut table = toml::Table::new();
+        if let Some((origin, text)) = file {
+            table = parse_table(origin, text)?;
+        }
+        for text in overrides {
+            merge(&mut table, parse_table(&format!("-c '{text}'"), text)?);
+        }
+        check_keys("settings", &table)?;
+        let mut config: Config = table
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError::Parse { origin: "settings".into(), error: e.message().to_string() })?;
+        config.data_dir = data_dir.to_path_buf();
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let invalid = |key, value: u64, reason| Err(ConfigError::Invalid { key, value: value.to_string(), reason });
+        if self.checkpoint_distance < 8192 {
+            return invalid("checkpoint_distance", self.checkpoint_distance, "at least 8192 bytes, one WAL page");
+        }
+        if self.open_layer_bytes_max < 64 << 10 {
+            return invalid("open_layer_bytes_max", self.open_layer_bytes_max, "at least 65536 bytes");
+        }
+        for (key, address) in [("listen_http_addr", self.http_address()?), ("listen_pg_addr", self.pages_address()?)] {
+            if !is_loopback(&address) {
+                let reason = "there is no authentication yet: listen on 127.0.0.1, ::1 or localhost";
+                return Err(ConfigError::Invalid { key, value: address.to_string(), reason });
+            }
+        }
+        self.postgres_versions().map(|_| ())
+    }
+
+    fn listen(&self, text: &str, key: &'static str) -> Result<Address, ConfigError> {
+        let invalid = |reason| ConfigError::Invalid { key, value: text.to_string(), reason };
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| invalid("expected host:port"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Ok(Address::tcp(host, port.parse().map_err(|_| invalid("the port is not a number from 0 to 65535"))?))
+    }
+
+    pub fn http_address(&self) -> Result<Address, ConfigError> {
+        self.listen(&self.listen_http_addr, "listen_http_addr")
+    }
+
+    pub fn pages_address(&self) -> Result<Address, ConfigError> {
+        self.listen(&self.listen_pg_addr, "listen_pg_addr")
+    }
+
+    pub fn remote_path(&self) -> PathBuf {
+        match &self.remote_storage {
+            Some(remote) => remote.local_path.clone(),
+            None => self.data_dir.join("remote"),
+        }
+    }
+
+    /// `[postgres.versions]` with its keys read.
+    pub fn postgres_versions(&self) -> Result<BTreeMap<PgVersion, PathBuf>, ConfigError> {
+        let parse = |(major, path): (&String, &PathBuf)| {
+            let version = major.parse::<u32>().ok().and_then(|m| PgVersion::try_from(m).ok());
+            let invalid =
+                ConfigError::Invalid { key: "postgres.versions", value: major.clone(), reason: "expected a major version from 14 to 18" };
+            Ok((version.ok_or(invalid)?, path.clone()))
+        };
+        self.postgres.versions.iter().map(parse).collect()
+    }
+}
+
+/// Settings that come from outside may name no other address; the simulator, whose hosts have addresses of their own, builds
+/// its settings itself.
+fn is_loopback(address: &Address) -> bool {
+    match address {
+        Address::Tcp { host, .. } => host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        Address::Unix(_) => true,
+    }
+}
+
+fn parse_table(origin: &str, text: &str) -> Result<toml::Table, ConfigError> {
+    text.parse().map_err(|e: toml::de::Error| ConfigError::Parse { origin: origin.to_string(), error: e.to_string() })
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => _ = into.insert(key, value),
+        }
+    }
+}
+
+/// Refuses unknown keys at the top, naming the nearest known one.
+fn check_keys(origin: &str, table: &toml::Table) -> Result<(), ConfigError> {
+    let defaults =
+        toml::Table::try_from(Config::default()).map_err(|e| ConfigError::Parse { origin: origin.into(), error: e.to_string() })?;
+    let known: Vec<&str> = defaults.keys().map(String::as_str).chain(["remote_storage"]).collect();
+    match table.keys().find(|k| !known.contains(&k.as_str())) {
+        None => Ok(()),
+        Some(key) => {
+            let nearest = known.iter().min_by_key(|k| edit_distance(k, key)).map_or("", |k| k).to_string();
+            Err(ConfigError::UnknownKey { origin: origin.to_string(), key: key.clone(), nearest })
+        }
+    }
+}
+
+/// Levenshtein distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Durations as people write them: `10m`, `20s`, `7 days`.
+mod duration_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub fn serialize<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&humantime::format_duration(*duration))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(d)?;
+        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(overrides: &[&str]) -> Result<Config, String> {
+        let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+        Config::load(Path::new("/d"), None, &overrides).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn overrides_merge_and_unknown_keys_are_named() {
+        let config = load(&["checkpoint_timeout = '20s'", "postgres.run_as = 'pg'", "postgres.versions.15 = '/x'"]).unwrap();
+        assert_eq!(config.checkpoint_timeout, Duration::from_secs(20));
+        assert_eq!(config.postgres.run_as.as_deref(), Some("pg"));
+        assert_eq!(config.postgres_versions().unwrap()[&PgVersion::V15], Path::new("/x"));
+        assert_eq!(config.remote_path(), Path::new("/d/remote"));
+        for (text, part) in [
+            ("chekpoint_distance = 1", "did you mean \"checkpoint_distance\""),
+            ("checkpoint_distance = 1", "at least 8192"),
+            ("checkpoint_distance = 'x'", "invalid type"),
+            ("listen_pg_addr = '0.0.0.0:1'", "listen on 127.0.0.1"),
+            ("listen_http_addr = '10.0.0.1:1'", "listen on 127.0.0.1"),
+            ("listen_http_addr = '127.0.0.1'", "host:port"),
+            ("postgres.versions.13 = '/x'", "14 to 18"),
+            ("wait_lsn_timeout = 'soon'", "settings"),
+        ] {
+            let error = load(&[text]).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

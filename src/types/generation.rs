@@ -1,0 +1,45 @@
+//! Generations order the owners of a tenant; every remote object carries its writer's.
+
+use serde::{Deserialize, Serialize};
+
+/// Number of an attachment. Grows with every start or re-attachment; object names carry it as `-` and 8 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u32);
+
+impl Generation {
+    pub const FIRST: Generation = Generation(1);
+
+    /// The suffix of object names written in this generation.
+    pub fn suffix(self) -> String {
+        format!("-{:08x}", self.0)
+    }
+
+    /// Reads the suffix of an object name: (name without suffix, generation).
+    pub fn split_suffix(name: &str) -> Option<(&str, Generation)> {
+        let at = name.len().checked_sub(9)?;
+        let (stem, suffix) = (name.get(..at)?, name.get(at..)?);
+        let digits = suffix.strip_prefix('-')?;
+        let valid = digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        valid.then(|| u32::from_str_radix(digits, 16).ok()).flatten().map(|g| (stem, Generation(g)))
+    }
+
+    pub fn next(self) -> Generation {
+        Generation(self.0.checked_add(1).expect("fewer than 2^32 attachments"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffix_round_trip() {
+        let name = format!("index_part.json{}", Generation(0x2a).suffix());
+        assert_eq!(name, "index_part.json-0000002a");
+        assert_eq!(Generation::split_suffix(&name), Some(("index_part.json", Generation(0x2a))));
+        assert_eq!(Generation::split_suffix("index_part.json"), None);
+        assert_eq!(Generation::split_suffix("x-0000002A"), None);
+        assert_eq!(Generation::split_suffix("é-00002a"), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! Small value types shared by every floor: positions, identifiers, keys.
+
+pub mod det;
+pub mod generation;
+pub mod id;
+pub mod key;
+pub mod lsn;
+pub mod rel;
+
+pub use det::{HashMap, HashSet};
+pub use generation::Generation;
+pub use id::{TenantId, TimelineId};
+pub use key::Key;
+pub use lsn::Lsn;
+pub use rel::{Fork, RelTag, SlruKind};
+
+/// Size of a PostgreSQL page in bytes (`BLCKSZ`), the only one supported.
+pub const PAGE_SIZE: usize = 8192;
