@@ -1,0 +1,178 @@
+//! Rebuilds values for the store: in this process, or page records through children behind pipes.
+//!
+//! A child serves one request at a time. One that answers wrongly, late or not at all is killed, and the request is made again
+//! on a fresh one. Records that concern a page without naming it, and SLRU pages, are applied here in either mode: the
+//! pipe's protocol has no words for them.
+
+use super::pipe::{self, BlockTag};
+use super::{ApplyContext, RedoError, replay};
+use crate::config::RedoMode;
+use crate::io_abstraction::{ClockExt as _, Env, RedoChild};
+use crate::layer::Reconstruct;
+use crate::pg::version::PgVersion;
+use crate::pg::xlog::record::Record;
+use crate::types::key::KeyKind;
+use crate::types::{Key, Lsn, PAGE_SIZE};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+
+/// Tries of one request, each on a child of its own.
+const TRIES: u32 = 3;
+/// Children at work at a time.
+const CHILDREN_MAX: usize = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RedoFailure {
+    #[error(transparent)]
+    Redo(#[from] RedoError),
+    #[error("start a redo child: {0}")]
+    Spawn(io::Error),
+    #[error("the redo child did not answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("the redo child ended without an answer ({0}); its message is in the log")]
+    Ended(io::Error),
+}
+
+/// Children that fit one context are interchangeable.
+type Kind = (PgVersion, bool);
+
+pub struct RedoExecutor {
+    env: Env,
+    mode: RedoMode,
+    limit: Duration,
+    idle: Mutex<BTreeMap<Kind, Vec<RedoChild>>>,
+    slots: Semaphore,
+}
+
+static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+
+impl RedoExecutor {
+    pub fn new(env: &Env, mode: RedoMode, limit: Duration) -> RedoExecutor {
+        RedoExecutor { env: env.clone(), mode, limit, idle: Mutex::default(), slots: Semaphore::new(CHILDREN_MAX) }
+    }
+
+    pub fn mode(&self) -> RedoMode {
+        self.mode
+    }
+
+    /// Applies the collected records to their base.
+    pub async fn rebuild(&self, context: &ApplyContext, key: Key, found: &Reconstruct) -> Result<Bytes, RedoFailure> {
+        // An empty image stands for a page of zeros.
+        let base = found.base().map(|base| if base.is_empty() { &ZEROS[..] } else { base });
+        match (self.mode, key.kind()) {
+            (RedoMode::Child, Some(KeyKind::RelBlock { rel, block })) => {
+                self.through_children(context, (key, BlockTag { rel, block }), base, found).await
+            }
+            _ => Ok(Bytes::from(replay(context, key, base, found.records())?)),
+        }
+    }
+
+    /// Hands runs of records that name the block to a child, and applies the others here.
+    async fn through_children(
+        &self,
+        context: &ApplyContext,
+        (key, tag): (Key, BlockTag),
+        base: Option<&[u8]>,
+        found: &Reconstruct,
+    ) -> Result<Bytes, RedoFailure> {
+        let mut page: Option<Bytes> = base.map(Bytes::copy_from_slice);
+        let mut run: Vec<(Lsn, &[u8])> = Vec::new();
+        let mut records = found.records().peekable();
+        while let Some((lsn, record)) = records.next() {
+            let named = names_block(record, tag, context.version);
+            if named {
+                run.push((lsn, record));
+            }
+            if !run.is_empty() && (!named || records.peek().is_none()) {
+                page = Some(self.ask(context, tag, page.as_deref(), &run).await?);
+                run.clear();
+            }
+            if !named {
+                page = Some(replay(context, key, page.as_deref(), [(lsn, record)])?.into());
+            }
+        }
+        Ok(page.unwrap_or_default())
+    }
+
+    async fn ask(&self, context: &ApplyContext, tag: BlockTag, base: Option<&[u8]>, run: &[(Lsn, &[u8])]) -> Result<Bytes, RedoFailure> {
+        let base: Option<&[u8; PAGE_SIZE]> = base.and_then(|base| base.try_into().ok());
+        let mut request = Vec::new();
+        pipe::encode_request(tag, base, run.iter().copied(), &mut request);
+        let kind = (context.version, context.page_lsn_on_visible);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.ask_one(kind, &request).await {
+                Ok(page) => return Ok(page),
+                Err(failure) if tries == TRIES => return Err(self.explain(context, tag, base, run, failure)),
+                Err(failure) => {
+                    self.env.probe.mark("redo-child-retry");
+                    tracing::warn!(error = %failure, "redo child failed, will ask another one");
+                }
+            }
+        }
+    }
+
+    /// A child ends without words that the caller sees: the same work done here says what is wrong with the records.
+    fn explain(
+        &self,
+        context: &ApplyContext,
+        tag: BlockTag,
+        base: Option<&[u8; PAGE_SIZE]>,
+        run: &[(Lsn, &[u8])],
+        failure: RedoFailure,
+    ) -> RedoFailure {
+        let key = Key::rel_block(tag.rel, tag.block);
+        match replay(context, key, base.map(|b| b.as_slice()), run.iter().copied()) {
+            Err(error) => error.into(),
+            Ok(_) => failure,
+        }
+    }
+
+    async fn ask_one(&self, kind: Kind, request: &[u8]) -> Result<Bytes, RedoFailure> {
+        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        let idle = self.idle.lock().get_mut(&kind).and_then(Vec::pop);
+        let mut child = match idle {
+            Some(child) => child,
+            None => self.env.redo.spawn(kind.0, kind.1).map_err(RedoFailure::Spawn)?,
+        };
+        let exchange = async {
+            child.input.write_all(request).await?;
+            child.input.flush().await?;
+            let mut page = vec![0; PAGE_SIZE];
+            child.output.read_exact(&mut page).await?;
+            io::Result::Ok(page)
+        };
+        match self.env.clock.timeout(self.limit, exchange).await {
+            Ok(Ok(page)) => {
+                self.idle.lock().entry(kind).or_default().push(child);
+                Ok(page.into())
+            }
+            outcome => {
+                child.control.kill().await;
+                Err(match outcome {
+                    Ok(Err(error)) => RedoFailure::Ended(error),
+                    _ => RedoFailure::TimedOut(self.limit),
+                })
+            }
+        }
+    }
+
+    /// Ends all children.
+    pub async fn shutdown(&self) {
+        let idle = std::mem::take(&mut *self.idle.lock());
+        for child in idle.into_values().flatten() {
+            child.control.kill().await;
+        }
+    }
+}
+
+/// Whether the record has a block reference to this block.
+fn names_block(record: &[u8], tag: BlockTag, version: PgVersion) -> bool {
+    Record::decode(record, version).is_ok_and(|r| r.blocks.iter().any(|b| b.rel == tag.rel && b.block == tag.block))
+}
