@@ -1,0 +1,164 @@
+//! Which layer to read next for a key below an LSN.
+
+use super::name::{LayerKind, LayerName};
+use crate::types::{Key, Lsn};
+use std::sync::Arc;
+
+/// Something with a layer's name: a remote or resident layer.
+pub trait Named {
+    fn name(&self) -> &LayerName;
+}
+
+/// The historic layers of one timeline, newest first by the end of their LSN range.
+#[derive(Debug)]
+pub struct LayerMap<L> {
+    layers: Vec<Arc<L>>,
+}
+
+impl<L> Clone for LayerMap<L> {
+    fn clone(&self) -> LayerMap<L> {
+        LayerMap { layers: self.layers.clone() }
+    }
+}
+
+impl<L> Default for LayerMap<L> {
+    fn default() -> LayerMap<L> {
+        LayerMap { layers: Vec::new() }
+    }
+}
+
+/// Newest first; of layers that end together an image is newer than a delta, for it includes what the delta says.
+fn order(name: &LayerName) -> (Lsn, bool, Lsn, Key) {
+    (name.lsns.end, name.kind == LayerKind::Image, name.lsns.start, name.keys.start)
+}
+
+impl<L: Named> LayerMap<L> {
+    /// Adds a layer.
+    ///
+    /// Panics: the map has a layer of this name, which would mean that history was written twice.
+    pub fn insert(&mut self, layer: Arc<L>) {
+        let key = order(layer.name());
+        let at = self.layers.partition_point(|l| order(l.name()) > key);
+        let taken = self.layers.iter().skip(at).take_while(|l| order(l.name()) == key).any(|l| l.name() == layer.name());
+        assert!(!taken, "layer {} is in the map already", layer.name());
+        self.layers.insert(at, layer);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<L>> {
+        self.layers.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// The next layer to look into for `key`, reading versions below `lsn_end`, and the bound for the search after it.
+    ///
+    /// An image hides everything older. A delta that starts at or above the next older image is read whole before it.
+    pub fn search(&self, key: Key, lsn_end: Lsn) -> Option<(Arc<L>, Lsn)> {
+        let covers = |l: &LayerName| l.keys.start <= key && key < l.keys.end && l.lsns.start < lsn_end;
+        let mut image: Option<&Arc<L>> = None;
+        let mut delta: Option<&Arc<L>> = None;
+        for layer in &self.layers {
+            let name = layer.name();
+            if !covers(name) {
+                continue;
+            }
+            match name.kind {
+                LayerKind::Image if image.is_none_or(|i| i.name().lsns.start < name.lsns.start) => image = Some(layer),
+                LayerKind::Delta if delta.is_none_or(|d| d.name().lsns.end.min(lsn_end) < name.lsns.end.min(lsn_end)) => {
+                    delta = Some(layer)
+                }
+                _ => {}
+            }
+            // Nothing that follows ends later than this one; an older layer cannot win over both.
+            if image.is_some() && delta.is_some() {
+                break;
+            }
+        }
+        match (image, delta) {
+            (None, None) => None,
+            (Some(image), None) => Some((image.clone(), image.name().lsns.start)),
+            (None, Some(delta)) => Some((delta.clone(), delta.name().lsns.start)),
+            (Some(image), Some(delta)) => {
+                let (image_lsn, delta_name) = (image.name().lsns.start, delta.name());
+                // The delta's newest readable version is at most its end - 1: an image at or above that wins.
+                if Lsn(image_lsn.0 + 1) >= delta_name.lsns.end.min(lsn_end) {
+                    Some((image.clone(), image_lsn))
+                } else {
+                    Some((delta.clone(), delta_name.lsns.start.max(Lsn(image_lsn.0 + 1))))
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture(LayerName);
+
+    impl Named for Fixture {
+        fn name(&self) -> &LayerName {
+            &self.0
+        }
+    }
+
+    fn key(n: u32) -> Key {
+        Key { field6: n, ..Key::MIN }
+    }
+
+    /// `D0-10@10-20` is a delta of keys 0..10 and LSNs 10..20, `I0-10@20` an image.
+    fn parse(text: &str) -> LayerName {
+        let (keys, lsns) = text[1..].split_once('@').unwrap();
+        let (a, b) = keys.split_once('-').unwrap();
+        let keys = key(a.parse().unwrap())..key(b.parse().unwrap());
+        match lsns.split_once('-') {
+            Some((a, b)) => LayerName::delta(keys, Lsn(a.parse().unwrap())..Lsn(b.parse().unwrap())),
+            None => LayerName::image(keys, Lsn(lsns.parse().unwrap())),
+        }
+    }
+
+    /// Follows a search for `key` at `lsn` (inclusive) down to the first image, as `name@bound` steps.
+    fn walk(layers: &str, k: u32, lsn: u64) -> String {
+        let mut map = LayerMap::default();
+        layers.split_whitespace().for_each(|l| map.insert(Arc::new(Fixture(parse(l)))));
+        let mut steps = Vec::new();
+        let mut end = Lsn(lsn + 1);
+        while let Some((layer, next)) = map.search(key(k), end) {
+            let text = layers.split_whitespace().find(|l| parse(l) == layer.0).unwrap();
+            steps.push(text.to_string());
+            if layer.0.kind == LayerKind::Image {
+                break;
+            }
+            assert!(next < end, "the search goes down");
+            end = next;
+        }
+        steps.join(" ")
+    }
+
+    #[test]
+    fn visible_layers() {
+        for (layers, k, lsn, want) in [
+            ("D0-10@10-20 I0-10@20", 3, 25, "I0-10@20"),
+            ("D0-10@10-20", 3, 15, "D0-10@10-20"),
+            ("D0-10@10-20", 11, 15, ""),
+            ("D0-10@10-20", 3, 9, ""),
+            ("I0-10@9 D0-10@10-20 D0-10@20-30", 3, 25, "D0-10@20-30 D0-10@10-20 I0-10@9"),
+            ("I0-10@9 I0-10@20 D0-10@10-21 D0-10@21-30", 3, 25, "D0-10@21-30 I0-10@20"),
+            ("I0-10@9 I0-10@15 D0-10@10-21", 3, 20, "D0-10@10-21 I0-10@15"),
+            ("I0-10@9 I0-10@15 D0-10@10-21", 3, 15, "I0-10@15"),
+            ("I0-10@9 I0-10@15 D0-10@10-21", 3, 14, "D0-10@10-21 I0-10@9"),
+            ("I0-5@9 I5-10@12 D0-10@10-21", 3, 14, "D0-10@10-21 I0-5@9"),
+            ("I0-5@9 I5-10@12 D0-10@10-21", 7, 14, "D0-10@10-21 I5-10@12"),
+            ("I0-5@9 I5-10@12 D0-10@10-21", 7, 12, "I5-10@12"),
+        ] {
+            assert_eq!(walk(layers, k, lsn), want, "{layers} key {k} at {lsn}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Writer and reader of layer files together, on real files.
+
+use super::*;
+use crate::io_abstraction::disk::{FileOps as _, OpenMode};
+use crate::io_abstraction::real;
+use crate::types::Key;
+
+fn key(n: u32) -> Key {
+    Key { field1: 0, field2: 1663, field3: 5, field4: 16384, field5: 0, field6: n }
+}
+
+fn value(k: u32, lsn: u64) -> Vec<u8> {
+    format!("{k}@{lsn}").repeat((k % 7 + 1) as usize * 40).into_bytes()
+}
+
+/// Keys 0..400, key k with versions 8, 16, … ; every 5th version an image.
+fn versions(k: u32) -> impl Iterator<Item = (Lsn, ValueKind)> {
+    (1..=u64::from(k % 60) + 1).map(move |n| (Lsn(n * 8), if n % 5 == 0 { ValueKind::Image } else { ValueKind::Record }))
+}
+
+fn write(directory: &std::path::Path) -> LayerName {
+    let disk = real::file_system();
+    let mut writer = LayerWriter::create(&*disk, directory, LayerKind::Delta, 1).unwrap();
+    for k in 0..400 {
+        for (lsn, kind) in versions(k) {
+            writer.put(key(k), lsn, kind, &value(k, lsn.0), k).unwrap();
+        }
+    }
+    let name = LayerName::delta(Key::MIN..Key::MAX, Lsn(8)..Lsn(1000));
+    writer.finish(&*disk, name.clone()).unwrap().name
+}
+
+#[test]
+fn what_was_written_is_read_at_every_lsn() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = write(dir.path());
+    let cache = BlockCache::new(1 << 20);
+    let file = LayerFile::open(&*real::file_system(), dir.path(), &name, &cache).unwrap();
+    for k in (0..400).step_by(7) {
+        assert_eq!(file.depth(&cache, key(k)).unwrap(), Some(k));
+        for end in [0, 8, 9, 40, 41, 100, 481, 1000] {
+            let mut want: Vec<_> = versions(k).filter(|v| v.0 < Lsn(end)).collect();
+            let base = want.iter().rposition(|v| v.1 == ValueKind::Image);
+            want.drain(..base.unwrap_or(0));
+            let mut found = Reconstruct::default();
+            file.collect(&cache, key(k), &(Lsn(0)..Lsn(end)), &mut found).unwrap();
+            assert_eq!(found.is_complete(), base.is_some());
+            assert_eq!(found.base().map(<[u8]>::to_vec), base.map(|_| value(k, want[0].0.0)));
+            let records: Vec<_> = found.records().map(|(lsn, r)| (lsn, r.to_vec())).collect();
+            let want: Vec<_> = want.iter().filter(|v| v.1 != ValueKind::Image).map(|v| (v.0, value(k, v.0.0))).collect();
+            assert_eq!(records, want, "key {k} below {end}");
+        }
+    }
+    let mut count = 0;
+    file.scan(|k, lsn, _, v| {
+        assert_eq!(v, value(k.field6, lsn.0));
+        count += 1;
+    })
+    .unwrap();
+    assert_eq!(count, file.value_count);
+    assert_eq!(file.depth(&cache, key(400)).unwrap(), None);
+}
+
+#[test]
+fn equal_input_gives_equal_bytes_and_damage_is_noticed() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let name = write(a.path());
+    write(b.path());
+    let disk = real::file_system();
+    let read = |d: &std::path::Path| crate::io_abstraction::disk::read_file(&*disk, &d.join(name.to_string())).unwrap();
+    let bytes = read(a.path());
+    assert_eq!(bytes, read(b.path()));
+    for at in (0..bytes.len()).step_by(997) {
+        let file = disk.open(&a.path().join(name.to_string()), OpenMode::ReadWrite).unwrap();
+        file.write_at(at as u64, &[bytes[at] ^ 0x40]).unwrap();
+        let cache = BlockCache::new(1 << 20);
+        let result = LayerFile::open(&*disk, a.path(), &name, &cache).and_then(|f| f.scan(|_, _, _, _| {}));
+        assert!(result.is_err_and(|e| e.is_damage()), "byte {at}");
+        file.write_at(at as u64, &[bytes[at]]).unwrap();
+    }
+}

@@ -1,0 +1,130 @@
+//! `index_part.json`: what a timeline consists of. A timeline exists if and only if its index does.
+
+use crate::layer::LayerName;
+use crate::pg::version::PgVersion;
+use crate::types::{Generation, Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the content. Readers accept fields they do not know.
+pub const INDEX_VERSION: u32 = 1;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerMeta {
+    pub file_size: u64,
+    /// Of the node that wrote the layer; part of the object's name.
+    pub generation: Generation,
+}
+
+/// A past switch of PostgreSQL's timeline: records at and above `begin` belong to the next entry's TLI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TliSwitch {
+    pub tli: u32,
+    /// Where this TLI ends and the next one begins.
+    pub end: Lsn,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexPart {
+    pub version: u32,
+    /// By layer name, without generation.
+    pub layer_metadata: BTreeMap<String, LayerMeta>,
+    pub disk_consistent_lsn: Lsn,
+    /// Start of the last record at or below `disk_consistent_lsn`, if known.
+    pub prev_record_lsn: Option<Lsn>,
+    pub ancestor_timeline: Option<TimelineId>,
+    pub ancestor_lsn: Lsn,
+    pub latest_gc_cutoff_lsn: Lsn,
+    pub initdb_lsn: Lsn,
+    pub pg_version: PgVersion,
+    /// PostgreSQL's system identifier of the WAL that is followed.
+    pub system_identifier: u64,
+    pub wal_segment_size: u64,
+    /// Data checksums or `wal_log_hints` are on.
+    pub hint_bits_logged: bool,
+    /// PostgreSQL's TLI of the newest WAL.
+    pub tli: u32,
+    pub tli_history: Vec<TliSwitch>,
+    /// Primary whose WAL is followed, as a libpq connection string.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_source: Option<String>,
+}
+
+/// The bytes are not a usable index.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    #[error("the index is not valid JSON of the expected form: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("the index has version {0}, this program reads up to {INDEX_VERSION}")]
+    Version(u32),
+    #[error("the index names \"{0}\", which is not a layer")]
+    Layer(String),
+    #[error("disk_consistent_lsn {0} is not a multiple of 8")]
+    Unaligned(Lsn),
+    #[error("the index has neither layers nor an ancestor")]
+    Empty,
+}
+
+impl IndexPart {
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("an index is plain data")
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<IndexPart, IndexError> {
+        let index: IndexPart = serde_json::from_slice(bytes)?;
+        if index.version > INDEX_VERSION {
+            return Err(IndexError::Version(index.version));
+        }
+        if !index.disk_consistent_lsn.0.is_multiple_of(8) {
+            return Err(IndexError::Unaligned(index.disk_consistent_lsn));
+        }
+        if let Some(bad) = index.layer_metadata.keys().find(|name| name.parse::<LayerName>().is_err()) {
+            return Err(IndexError::Layer(bad.clone()));
+        }
+        if index.layer_metadata.is_empty() && index.ancestor_timeline.is_none() {
+            return Err(IndexError::Empty);
+        }
+        Ok(index)
+    }
+
+    pub fn layers(&self) -> impl Iterator<Item = (LayerName, LayerMeta)> + '_ {
+        self.layer_metadata.iter().filter_map(|(name, meta)| Some((name.parse().ok()?, *meta)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let index = IndexPart {
+            version: 1,
+            layer_metadata: BTreeMap::new(),
+            disk_consistent_lsn: Lsn(0x18),
+            prev_record_lsn: None,
+            ancestor_timeline: Some(TimelineId([1; 16])),
+            ancestor_lsn: Lsn(0x18),
+            latest_gc_cutoff_lsn: Lsn(8),
+            initdb_lsn: Lsn(8),
+            pg_version: PgVersion::V15,
+            system_identifier: 7,
+            wal_segment_size: 16 << 20,
+            hint_bits_logged: true,
+            tli: 1,
+            tli_history: Vec::new(),
+            wal_source: None,
+        };
+        assert_eq!(IndexPart::decode(&index.encode()).unwrap(), index);
+        let refused = |change: fn(&mut IndexPart)| {
+            let mut bad = index.clone();
+            change(&mut bad);
+            IndexPart::decode(&bad.encode()).is_err()
+        };
+        assert!(refused(|i| i.version = 2));
+        assert!(refused(|i| i.disk_consistent_lsn = Lsn(9)));
+        assert!(refused(|i| i.ancestor_timeline = None));
+        assert!(refused(|i| _ = i.layer_metadata.insert("x".into(), LayerMeta { file_size: 1, generation: Generation(1) })));
+        assert!(IndexPart::decode(b"{").is_err());
+    }
+}

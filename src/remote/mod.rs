@@ -1,0 +1,9 @@
+//! Remote storage, the truth: object names, the index of a timeline, ordered uploads, downloads.
+
+pub mod client;
+pub mod index;
+pub mod path;
+pub mod upload;
+
+pub use client::{RemoteClient, RemoteError};
+pub use index::{IndexPart, LayerMeta};

@@ -1,0 +1,173 @@
+//! The upload queue of a timeline: one operation after the other, so that the order is the safety.
+//!
+//! Invariants
+//! - RM-1: an index never names a layer whose upload has not finished.
+//! - RM-2: an object is deleted only after an index that does not name it is stored.
+//! - RM-3: `remote_consistent_lsn` is the disk-consistent LSN of an index that is stored.
+//!
+//! Nothing of the queue survives a crash: layers that no stored index names are dropped at the next start, and their WAL is
+//! read again.
+
+use super::client::RemoteClient;
+use super::index::IndexPart;
+use crate::io_abstraction::Env;
+use crate::layer::LayerName;
+use crate::types::{Generation, Lsn, TenantId, TimelineId};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+
+enum Operation {
+    UploadLayer(LayerName),
+    UploadIndex(Box<IndexPart>),
+    DeleteLayer(LayerName, Generation),
+    Barrier(oneshot::Sender<()>),
+}
+
+#[derive(Default)]
+struct Queue {
+    operations: VecDeque<Operation>,
+    /// Nobody works it off any more.
+    closed: bool,
+}
+
+/// Called with the disk-consistent LSN of each stored index.
+pub type OnIndexStored = Box<dyn Fn(Lsn) + Send + Sync>;
+
+pub struct UploadQueue {
+    env: Env,
+    remote: RemoteClient,
+    tenant: TenantId,
+    timeline: TimelineId,
+    directory: PathBuf,
+    queue: Mutex<Queue>,
+    filled: Notify,
+    on_index_stored: OnIndexStored,
+}
+
+impl UploadQueue {
+    pub fn new(
+        env: &Env,
+        remote: RemoteClient,
+        (tenant, timeline): (TenantId, TimelineId),
+        directory: PathBuf,
+        on_index_stored: OnIndexStored,
+    ) -> Arc<UploadQueue> {
+        Arc::new(UploadQueue {
+            env: env.clone(),
+            remote,
+            tenant,
+            timeline,
+            directory,
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            on_index_stored,
+        })
+    }
+
+    fn push(&self, operations: impl IntoIterator<Item = Operation>) {
+        let mut queue = self.queue.lock();
+        if !queue.closed {
+            queue.operations.extend(operations);
+            self.filled.notify_one();
+        }
+    }
+
+    /// Schedules new layers, then an index that names them.
+    pub fn upload(&self, layers: Vec<LayerName>, index: IndexPart) {
+        let mut operations: Vec<Operation> = layers.into_iter().map(Operation::UploadLayer).collect();
+        operations.push(Operation::UploadIndex(Box::new(index)));
+        if crate::planted!(self.env, "index-before-layers") {
+            operations.rotate_right(1);
+        }
+        self.push(operations);
+    }
+
+    /// Schedules the removal of layers that the last scheduled index does not name.
+    pub fn delete(&self, layers: Vec<(LayerName, Generation)>) {
+        self.push(layers.into_iter().map(|(name, generation)| Operation::DeleteLayer(name, generation)));
+    }
+
+    /// Completes when everything scheduled before is done; an error when the queue shut down first.
+    pub async fn drained(&self) -> Result<(), QueueClosed> {
+        let (done, waiter) = oneshot::channel();
+        self.push([Operation::Barrier(done)]);
+        waiter.await.map_err(|_| QueueClosed)
+    }
+
+    pub fn len(&self) -> usize {
+        self.queue.lock().operations.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Shows what is scheduled, in order: layers to upload and indexes.
+    #[cfg(test)]
+    pub(crate) fn scheduled(&self, mut visit: impl FnMut(Option<&LayerName>, Option<&IndexPart>)) {
+        for operation in &self.queue.lock().operations {
+            match operation {
+                Operation::UploadLayer(name) => visit(Some(name), None),
+                Operation::UploadIndex(index) => visit(None, Some(index)),
+                Operation::DeleteLayer(..) | Operation::Barrier(_) => {}
+            }
+        }
+    }
+
+    /// Works the queue off until cancelled.
+    pub async fn run(self: Arc<UploadQueue>, cancel: CancellationToken) {
+        let mut jitter = self.env.rng.stream(&format!("upload-backoff {}", self.timeline));
+        let work = async {
+            loop {
+                let next = self.queue.lock().operations.pop_front();
+                let Some(operation) = next else {
+                    self.filled.notified().await;
+                    continue;
+                };
+                if let Operation::Barrier(done) = operation {
+                    // Nobody may be waiting any more.
+                    let _ = done.send(());
+                    continue;
+                }
+                let mut attempt = 0;
+                while let Err(error) = self.perform(&operation).await {
+                    attempt += 1;
+                    if attempt >= 3 {
+                        tracing::warn!(tenant = %self.tenant, timeline = %self.timeline, attempt, %error, "upload failed, will retry");
+                    }
+                    self.remote.back_off(attempt, &mut jitter).await;
+                }
+            }
+        };
+        cancel.run_until_cancelled(work).await;
+        // Barriers are dropped with the queue: their waiters learn that it is closed.
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        queue.operations.clear();
+    }
+
+    async fn perform(&self, operation: &Operation) -> Result<(), super::RemoteError> {
+        match operation {
+            Operation::UploadLayer(name) => self.remote.upload_layer(self.tenant, self.timeline, name, &self.directory).await,
+            Operation::UploadIndex(index) => {
+                self.remote.put_index(self.tenant, self.timeline, index).await?;
+                self.env.probe.event("index", &|| format!("timeline={} lsn={}", self.timeline, index.disk_consistent_lsn));
+                (self.on_index_stored)(index.disk_consistent_lsn);
+                Ok(())
+            }
+            Operation::DeleteLayer(name, generation) => {
+                self.remote.delete(&super::path::layer(self.tenant, self.timeline, name, *generation)).await
+            }
+            Operation::Barrier(_) => Ok(()),
+        }
+    }
+}
+
+/// The timeline shut down before its uploads were done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the timeline shut down before its uploads were done")]
+pub struct QueueClosed;

@@ -1,0 +1,180 @@
+//! GetPage and every other read: collect versions from new to old through memory, layers and ancestors, then redo.
+
+use super::layer::{Layer, LayerAccessError};
+use super::{LayerSet, Timeline};
+use crate::io_abstraction::ClockExt as _;
+use crate::layer::Reconstruct;
+use crate::redo::executor::RedoFailure;
+use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, TimelineId};
+use bytes::Bytes;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("could not find data for {key:?} at LSN {lsn} in timeline {timeline}")]
+    Missing { timeline: TimelineId, key: Key, lsn: Lsn },
+    #[error("relation {rel} does not exist in timeline {timeline} at LSN {lsn}")]
+    NoRelation { timeline: TimelineId, rel: RelTag, lsn: Lsn },
+    #[error("tried to request a page version that was garbage collected. requested at {lsn} gc cutoff {cutoff}")]
+    BelowCutoff { lsn: Lsn, cutoff: Lsn },
+    #[error(
+        "timed out after {limit:?} waiting for WAL up to {lsn} in timeline {timeline}: last record {last}, disk consistent {disk_consistent}; WalReceiver status: {receiver}"
+    )]
+    WaitTimedOut { timeline: TimelineId, lsn: Lsn, last: Lsn, disk_consistent: Lsn, receiver: String, limit: Duration },
+    #[error("timeline {0} is shutting down")]
+    ShuttingDown(TimelineId),
+    #[error("read {key:?} at LSN {lsn}: {error}")]
+    Layer { key: Key, lsn: Lsn, error: LayerAccessError },
+    #[error("redo {key:?} at LSN {lsn}: {error}")]
+    Redo { key: Key, lsn: Lsn, error: RedoFailure },
+    #[error("{key:?} at LSN {lsn} does not decode: {reason}")]
+    Malformed { key: Key, lsn: Lsn, reason: &'static str },
+}
+
+impl Timeline {
+    /// Waits until WAL up to `lsn` is ingested, at most the configured time.
+    pub async fn wait_lsn(&self, lsn: Lsn) -> Result<(), ReadError> {
+        let limit = self.shared.config.wait_lsn_timeout;
+        if self.last_record.lsn() >= lsn {
+            return Ok(());
+        }
+        match self.shared.env.clock.timeout(limit, self.last_record.wait_for(lsn)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(ReadError::ShuttingDown(self.identity.timeline)),
+            Err(_) => Err(ReadError::WaitTimedOut {
+                timeline: self.identity.timeline,
+                lsn,
+                last: self.last_record.lsn(),
+                disk_consistent: self.disk_consistent_lsn(),
+                receiver: self.receiver_status.lock().clone(),
+                limit,
+            }),
+        }
+    }
+
+    pub fn check_cutoff(&self, lsn: Lsn) -> Result<(), ReadError> {
+        let cutoff = self.gc_cutoff_lsn();
+        if lsn < cutoff { Err(ReadError::BelowCutoff { lsn, cutoff }) } else { Ok(()) }
+    }
+
+    /// The value of `key` at `lsn`, which must be ingested already. A page of zeros comes back whole.
+    pub async fn get(&self, key: Key, lsn: Lsn) -> Result<Bytes, ReadError> {
+        let found = self.collect(key, lsn).await?;
+        self.rebuild(key, lsn, &found).await
+    }
+
+    /// Replays what was collected.
+    pub(super) async fn rebuild(&self, key: Key, lsn: Lsn, found: &Reconstruct) -> Result<Bytes, ReadError> {
+        if !found.is_complete() && !key_starts_empty(key) {
+            return Err(ReadError::Missing { timeline: self.identity.timeline, key, lsn });
+        }
+        if found.record_count() == 0 {
+            let base = found.base().unwrap_or_default();
+            let zeros = base.is_empty() && is_page(key);
+            return Ok(if zeros { Bytes::from_static(&ZEROS) } else { Bytes::copy_from_slice(base) });
+        }
+        let context = self.apply_context();
+        self.shared.redo.rebuild(&context, key, found).await.map_err(|error| ReadError::Redo { key, lsn, error })
+    }
+
+    /// Collects base and records of `key` at `lsn` from this timeline and its ancestors.
+    pub(super) async fn collect(&self, key: Key, lsn: Lsn) -> Result<Reconstruct, ReadError> {
+        let mut found = Reconstruct::default();
+        let mut end = Lsn(lsn.0.saturating_add(1));
+        let mut timeline = self;
+        loop {
+            let layers = timeline.layers();
+            if timeline.collect_own(&layers, key, &mut end, lsn, &mut found).await? {
+                return Ok(found);
+            }
+            let Some(ancestor) = &timeline.ancestor else { return Ok(found) };
+            end = end.min(Lsn(ancestor.lsn.0 + 1));
+            timeline = &ancestor.timeline;
+            // After a restart the ancestor may still be on its way to the branch point.
+            timeline.wait_lsn(ancestor.lsn).await?;
+        }
+    }
+
+    /// Collects from this timeline's layers; true when a base was found. Lowers `end` to where older layers begin.
+    async fn collect_own(&self, layers: &LayerSet, key: Key, end: &mut Lsn, lsn: Lsn, found: &mut Reconstruct) -> Result<bool, ReadError> {
+        for memory in layers.memory() {
+            let start = memory.lsns().start;
+            if start < *end {
+                memory.collect(key, &(start..*end), found);
+                *end = start;
+                if found.is_complete() {
+                    return Ok(true);
+                }
+            }
+        }
+        while let Some((layer, floor)) = layers.historic.search(key, *end) {
+            self.collect_layer(&layer, key, floor..*end, lsn, found).await?;
+            *end = floor;
+            if found.is_complete() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads one layer; a damaged file is fetched again once.
+    async fn collect_layer(&self, layer: &Layer, key: Key, lsns: Range<Lsn>, lsn: Lsn, found: &mut Reconstruct) -> Result<(), ReadError> {
+        let failed = |error| ReadError::Layer { key, lsn, error };
+        let cache = &self.shared.cache;
+        let file = layer.file(self).await.map_err(failed)?;
+        let mut part = Reconstruct::default();
+        match file.collect(cache, key, &lsns, &mut part) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => {
+                let file: Arc<_> = layer.replace(self, &file).await.map_err(failed)?;
+                part = Reconstruct::default();
+                file.collect(cache, key, &lsns, &mut part).map_err(|e| failed(e.into()))?;
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        found.append(part);
+        Ok(())
+    }
+
+    /// Records that a reader of the newest version of `key` below `end` replays, layers of ancestors included.
+    pub(super) async fn depth_below(&self, layers: &LayerSet, key: Key, end: Lsn) -> Result<u32, ReadError> {
+        let failed = |error| ReadError::Layer { key, lsn: end, error };
+        let mut below = end;
+        while let Some((layer, floor)) = layers.historic.search(key, below) {
+            let cache = &self.shared.cache;
+            let file = layer.file(self).await.map_err(failed)?;
+            let depth = match file.depth(cache, key) {
+                Err(error) if error.is_damage() => layer.replace(self, &file).await.map_err(failed)?.depth(cache, key),
+                other => other,
+            };
+            match depth.map_err(|error| failed(error.into()))? {
+                Some(depth) => return Ok(depth),
+                None => below = floor,
+            }
+        }
+        match &self.ancestor {
+            // The branch point may lie inside the ancestor's chain: what is read there is counted exactly.
+            Some(ancestor) => Ok(ancestor.timeline.collect_boxed(key, ancestor.lsn).await?.record_count() as u32),
+            None => Ok(0),
+        }
+    }
+
+    fn collect_boxed(&self, key: Key, lsn: Lsn) -> futures::future::BoxFuture<'_, Result<Reconstruct, ReadError>> {
+        Box::pin(self.collect(key, lsn))
+    }
+}
+
+static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+
+fn is_page(key: Key) -> bool {
+    use crate::types::key::KeyKind;
+    matches!(key.kind(), Some(KeyKind::RelBlock { .. } | KeyKind::SlruBlock { .. }))
+}
+
+/// Keys whose records may come without any base: visibility maps grow without WAL, so an absent page counts as zeros.
+fn key_starts_empty(key: Key) -> bool {
+    use crate::types::key::KeyKind;
+    matches!(key.kind(), Some(KeyKind::RelBlock { rel, .. }) if rel.fork == crate::types::Fork::Vm)
+}
