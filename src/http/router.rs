@@ -1,0 +1,48 @@
+//! Paths to handlers. Both slash forms are accepted.
+
+use super::pageserver as api;
+use super::status::ApiError;
+use crate::tenant::{Kind, Registry};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::{get, put};
+use std::sync::Arc;
+
+pub fn router(registry: Arc<Registry>) -> Router {
+    let with_slash = |router: Router<Arc<Registry>>, path: &str, methods: axum::routing::MethodRouter<Arc<Registry>>| {
+        router.route(path, methods.clone()).route(&format!("{path}/"), methods)
+    };
+    let mut router = Router::new();
+    for (path, methods) in [
+        ("/v1/status", get(api::status)),
+        ("/v1/tenant", get(api::list_tenants).post(api::create_tenant)),
+        ("/v1/tenant/{tenant}", get(api::get_tenant)),
+        ("/v1/tenant/{tenant}/timeline", get(api::list_timelines).post(api::create_timeline)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}", get(api::get_timeline)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}/import", put(api::import_timeline)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}/checkpoint", put(api::checkpoint)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}/wal_source", put(api::set_wal_source).delete(api::delete_wal_source)),
+        ("/metrics", get(metrics)),
+        ("/healthz", get(|| async { "ok" })),
+        ("/readyz", get(|| async { "ok" })),
+    ] {
+        router = with_slash(router, path, methods);
+    }
+    router
+        .fallback(|| async { ApiError::new(Kind::NotFound, "page not found") })
+        .method_not_allowed_fallback(|| async {
+            (StatusCode::METHOD_NOT_ALLOWED, axum::Json(serde_json::json!({ "msg": "this path does not take this method" })))
+        })
+        .layer(DefaultBodyLimit::max(crate::limits::HTTP_BODY_MAX))
+        .with_state(registry)
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {
+    match super::metrics::render(&registry) {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => ApiError::new(Kind::Internal, error).into_response(),
+    }
+}

@@ -1,0 +1,100 @@
+//! `fullbackup`: a bootable base backup as a tar, by COPY OUT.
+//!
+//! In: a timeline, an LSN and what the cluster is for. Out: CopyData messages. Invariant: CopyDone is sent only after everything was read
+//! and sent; what fails earlier ends with an error, and its tar without pg_control.
+
+use super::connection::{CommandFailure, Connection, ConnectionError, sqlstate};
+use crate::export::{self, ByteOutput, ExportError, ExportSpec, TarSink, WalSource};
+use crate::pg::wire::{self, CopyDirection};
+use crate::tenant::TimelineHandle;
+use crate::types::Lsn;
+use crate::wal::log::WalLog;
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes that gather before they are sent.
+const GATHER_BYTES: usize = 256 << 10;
+
+impl Connection {
+    pub(super) async fn full_backup(
+        &mut self,
+        handle: Arc<TimelineHandle>,
+        mut spec: ExportSpec,
+    ) -> Result<Result<(), CommandFailure>, ConnectionError> {
+        spec.wal = Some(Arc::new(Log(handle.wal.log.clone())));
+        let env = self.env.clone();
+        let mut output = CopyOutput { connection: self, started: false, broken: None };
+        let exported = export::run(&env, &handle.timeline, &spec, &mut TarSink::new(&mut output), &|_, _| {}).await;
+        if let Some(error) = output.broken.take() {
+            return Err(error);
+        }
+        Ok(match exported {
+            Ok(_) => {
+                wire::put_copy_done(&mut self.output);
+                wire::put_command_complete(&mut self.output, "COPY 0");
+                Ok(())
+            }
+            Err(error) => Err(failure(error)),
+        })
+    }
+}
+
+fn failure(error: ExportError) -> CommandFailure {
+    match error {
+        ExportError::Read(error) => error.into(),
+        other => CommandFailure::new(sqlstate::INTERNAL, other),
+    }
+}
+
+/// Sends pieces as CopyData. The copy begins with the first one, so that a refusal before it is a plain error.
+struct CopyOutput<'a> {
+    connection: &'a mut Connection,
+    started: bool,
+    broken: Option<ConnectionError>,
+}
+
+impl CopyOutput<'_> {
+    async fn flush_connection(&mut self) -> io::Result<()> {
+        self.connection.flush().await.map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.broken = Some(error);
+            told
+        })
+    }
+}
+
+#[async_trait]
+impl ByteOutput for CopyOutput<'_> {
+    async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        if !self.started {
+            wire::put_copy_response(&mut self.connection.output, CopyDirection::Out, true);
+            self.started = true;
+        }
+        for piece in bytes.chunks(GATHER_BYTES) {
+            wire::put_copy_data(&mut self.connection.output, piece);
+            if self.connection.output.len() >= GATHER_BYTES {
+                self.flush_connection().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.flush_connection().await
+    }
+}
+
+/// The timeline's WAL log as the export wants it.
+struct Log(Arc<WalLog>);
+
+impl WalSource for Log {
+    fn start_lsn(&self) -> Lsn {
+        self.0.start_lsn()
+    }
+
+    fn read(&self, lsn: Lsn, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(lsn, buffer).map_err(io::Error::other)
+    }
+}

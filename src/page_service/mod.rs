@@ -1,0 +1,12 @@
+//! The page service: pages out, over the PostgreSQL protocol.
+//!
+//! ```text
+//! listener -> connection (startup, commands) -> pagestream (requests in order) -> timeline::read
+//!                                            -> basebackup (COPY OUT of a tar) -> export
+//! ```
+
+mod basebackup;
+pub mod connection;
+pub mod listener;
+pub mod pagestream;
+pub mod protocol;
