@@ -1,0 +1,54 @@
+//! `cargo sim mutants`: the simulator is only as good as the bugs it finds. Each planted bug must be found in its world,
+//! by an oracle, within the budget of seeds.
+
+use crate::worlds::{self, Ask};
+use crate::{Failure, MutantArgs};
+use std::time::Duration;
+
+/// A bug in the product's code, compiled in with the feature `planted-bugs` and switched on by name.
+struct Bug {
+    name: &'static str,
+    scenario: &'static str,
+    world: &'static str,
+    /// What it does, for the table.
+    what: &'static str,
+}
+
+const BUGS: [Bug; 2] = [
+    Bug { name: "ack-before-fsync", scenario: "smoke", world: "sched", what: "WAL is acknowledged before it is synced" },
+    Bug { name: "index-before-layers", scenario: "smoke", world: "sched", what: "the index is uploaded before its layers" },
+];
+
+#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this program drives simulations; it is not simulated")]
+pub fn run(args: &MutantArgs) -> Result<(), Failure> {
+    let wanted: Vec<&Bug> = BUGS.iter().filter(|bug| args.bug.as_deref().is_none_or(|name| name == bug.name)).collect();
+    if wanted.is_empty() {
+        let names: Vec<_> = BUGS.iter().map(|bug| bug.name).collect();
+        return Err(Failure::Harness(format!("there is no planted bug {:?}; there are {}", args.bug, names.join(", "))));
+    }
+    let mut hidden = false;
+    println!("{:<22} {:<6} {:<10} {:>5} {:>7} {:<8} what", "bug", "world", "scenario", "seed", "seconds", "oracle");
+    for bug in wanted {
+        let loaded = worlds::scenarios(Some(bug.scenario))?;
+        let backend = worlds::build(bug.world, true)?;
+        let scenario = loaded.first().map(|l| l.path.clone()).unwrap_or_default();
+        let ask = Ask { scenario, seeds: 0..args.budget, planted: Some(bug.name.to_string()), until_fail: true, ..Ask::default() };
+        let start = std::time::Instant::now();
+        let mut found = None;
+        backend.sweep(&ask, args.jobs, |report| {
+            found = report.violation.map(|violation| (report.seed, violation));
+            Ok(found.is_none())
+        })?;
+        let took: Duration = start.elapsed();
+        let (seed, oracle) = match &found {
+            Some((seed, violation)) => (seed.to_string(), violation.oracle.as_str()),
+            None => ("-".to_string(), "HIDDEN"),
+        };
+        hidden |= found.is_none();
+        println!("{:<22} {:<6} {:<10} {seed:>5} {:>7.1} {oracle:<8} {}", bug.name, bug.world, bug.scenario, took.as_secs_f64(), bug.what);
+        if let Some((_, violation)) = found {
+            println!("    {}", violation.detail);
+        }
+    }
+    if hidden { Err(Failure::Violated) } else { Ok(()) }
+}

@@ -1,0 +1,66 @@
+//! The program under test: one pageserver node on a simulated machine, started and supervised as an operator would.
+
+use crate::plan::PageserverKnobs;
+use crate::world::Cluster;
+use palimpsest::config::{Config, RedoMode};
+use palimpsest::io_abstraction::Address;
+use palimpsest::node::Node;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Where a node keeps its files on its machine.
+pub const DATA_DIR: &str = "/data";
+const HTTP_PORT: u16 = 9898;
+const PAGES_PORT: u16 = 64000;
+
+pub fn http_address(host: &str) -> Address {
+    Address::tcp(host, HTTP_PORT)
+}
+
+pub fn pages_address(host: &str) -> Address {
+    Address::tcp(host, PAGES_PORT)
+}
+
+/// Settings for a node whose limits are so small that everything happens within seconds.
+pub fn config(knobs: &PageserverKnobs) -> Config {
+    let mut config = Config::for_data_dir(Path::new(DATA_DIR));
+    // Without authentication a node accepts loopback addresses only; simulated networks let other machines reach them.
+    config.listen_http_addr = format!("127.0.0.1:{HTTP_PORT}");
+    config.listen_pg_addr = format!("127.0.0.1:{PAGES_PORT}");
+    config.redo = if knobs.redo_child { RedoMode::Child } else { RedoMode::InProcess };
+    config.checkpoint_distance = knobs.checkpoint_distance;
+    config.checkpoint_timeout = Duration::from_millis(knobs.checkpoint_timeout_ms);
+    config.open_layer_bytes_max = knobs.open_layer_bytes_max;
+    config.block_cache_bytes = knobs.block_cache_bytes;
+    config.wait_lsn_timeout = Duration::from_millis(knobs.wait_lsn_timeout_ms);
+    config.wal_redo_timeout = Duration::from_secs(2);
+    config.walreceiver_connect_timeout = Duration::from_secs(3);
+    config.walreceiver_idle_timeout = Duration::from_millis(knobs.idle_timeout_ms);
+    config.disk_reserve_bytes = 1 << 20;
+    config.wal_log_keep_bytes = knobs.wal_log_keep_bytes;
+    config.compaction_target_size = knobs.compaction_target_size;
+    config
+}
+
+/// Starts the node on its host, which is new or was crashed. `exited` is set to the incarnation if it cannot start: then the
+/// process is over, and whoever supervises it has to crash it and start it again.
+pub fn start(cluster: &Cluster, host: &str, knobs: &PageserverKnobs, exited: Arc<AtomicU64>) {
+    let env = cluster.env(host);
+    let incarnation = cluster.disk(host).incarnation();
+    let config = config(knobs);
+    let main = async move {
+        match Node::start(env.clone(), config).await {
+            Ok(_node) => {
+                env.probe.event("node", &|| "state=up".to_string());
+                std::future::pending().await
+            }
+            Err(error) => {
+                env.probe.event("node", &|| format!("state=exited error={error}"));
+                exited.store(incarnation + 1, Ordering::Relaxed);
+            }
+        }
+    };
+    cluster.start(host, Box::pin(main));
+}

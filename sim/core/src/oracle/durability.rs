@@ -1,0 +1,158 @@
+//! Durability: what a standby reported to the primary must hold, whatever happens to it.
+//!
+//! - `DU-1`: a reported flush position never moves back. A new stream may begin at the end of the last whole record below
+//!   it, since part of a record is of no use; only the loss of the machine takes it back to the reported apply position.
+//! - `DU-2`: a stream is asked for from there or later (the page it lies on is compared again, and may be asked for).
+//! - `DU-3`: nothing is reported that was not sent; apply <= flush <= write.
+
+use super::Judge;
+use palimpsest::types::Lsn;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+#[derive(Default)]
+struct Reported {
+    /// The highest position that any stream reached.
+    sent: Lsn,
+    flush: Lsn,
+    apply: Lsn,
+    reports: u64,
+    /// Streams so far.
+    streams: u64,
+    /// Streams up to this one belong to a machine that is lost; what they reported as flushed counts no more.
+    lost: u64,
+}
+
+/// The oracle. Fed by the walsender and by the harness.
+#[derive(Clone)]
+pub struct Durability {
+    judge: Judge,
+    reported: Arc<Mutex<Reported>>,
+}
+
+impl Durability {
+    /// `base` is the LSN at which the standby was imported: it has everything below.
+    pub fn new(judge: Judge, base: Lsn) -> Durability {
+        Durability { judge, reported: Arc::new(Mutex::new(Reported { sent: base, ..Reported::default() })) }
+    }
+
+    /// A status message came on a stream. 0 means that the standby says nothing about that position. Messages of earlier
+    /// streams may still be under way when a later one begins.
+    pub fn on_status(&self, stream: u64, sent: Lsn, write: Lsn, flush: Lsn, apply: Lsn) {
+        let mut reported = self.reported.lock();
+        reported.reports += 1;
+        let sent = sent.max(reported.sent);
+        reported.sent = sent;
+        if write > sent || flush > sent || apply > sent {
+            self.judge.violated("DU-3", format!("reported write={write} flush={flush} apply={apply}, but only {sent} was sent"));
+        }
+        if (flush.is_valid() && flush > write) || (apply.is_valid() && flush.is_valid() && apply > flush) {
+            self.judge.violated("DU-3", format!("reported write={write} flush={flush} apply={apply}: out of order"));
+        }
+        let latest = stream == reported.streams;
+        if latest && flush.is_valid() && flush < reported.flush {
+            self.judge.violated("DU-1", format!("flush was reported at {} and now at {flush}", reported.flush));
+        }
+        if latest && apply.is_valid() && apply < reported.apply {
+            self.judge.violated("DU-1", format!("apply was reported at {} and now at {apply}", reported.apply));
+        }
+        reported.apply = reported.apply.max(apply);
+        let promised = if stream > reported.lost { flush } else { apply };
+        reported.flush = reported.flush.max(promised);
+    }
+
+    /// The stream is asked for from `start`. `record_end` gives the end of the last whole record at or below an LSN.
+    /// Gives the stream's number.
+    pub fn on_start(&self, start: Lsn, record_end: impl Fn(Lsn) -> Lsn) -> u64 {
+        let mut reported = self.reported.lock();
+        reported.streams += 1;
+        reported.flush = record_end(reported.flush).max(reported.apply);
+        if start < reported.flush.page_start() {
+            let flush = reported.flush;
+            self.judge
+                .violated("DU-2", format!("flush was reported at {flush}, but the stream is asked for from {start}: that WAL is lost"));
+        }
+        reported.streams
+    }
+
+    /// The standby's machine was lost. What it held only locally is gone, rightly.
+    pub fn machine_lost(&self) {
+        let mut reported = self.reported.lock();
+        reported.lost = reported.streams;
+        reported.flush = reported.apply;
+    }
+
+    /// The highest flush position that the standby has to hold.
+    pub fn flushed(&self) -> Lsn {
+        self.reported.lock().flush
+    }
+
+    pub fn applied(&self) -> Lsn {
+        self.reported.lock().apply
+    }
+
+    pub fn reports(&self) -> u64 {
+        self.reported.lock().reports
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::StillClock;
+    use crate::trace::Trace;
+
+    fn check(story: impl FnOnce(&Durability), expected: Option<&str>) {
+        let judge = Judge::new(Trace::new(Arc::new(StillClock), 0..0).host("oracle", 0));
+        let durability = Durability::new(judge.clone(), Lsn(8));
+        assert_eq!(durability.on_start(Lsn(0), |lsn| lsn), 1);
+        story(&durability);
+        assert_eq!(judge.verdict().map(|v| v.oracle).as_deref(), expected);
+    }
+
+    #[test]
+    fn promises_are_held_against_the_standby() {
+        let at = |n: u64| Lsn(n);
+        check(|d| d.on_status(1, at(100), at(90), at(80), at(0)), None);
+        check(|d| d.on_status(1, at(100), at(101), at(80), at(0)), Some("DU-3"));
+        check(|d| d.on_status(1, at(100), at(90), at(95), at(0)), Some("DU-3"));
+        check(
+            |d| {
+                d.on_status(1, at(100), at(90), at(80), at(8));
+                d.on_status(1, at(100), at(90), at(79), at(8));
+            },
+            Some("DU-1"),
+        );
+        let page = 8192 * 10;
+        check(
+            |d| {
+                d.on_status(1, at(page + 500), at(page + 400), at(page + 300), at(0));
+                d.on_start(at(page), |lsn| lsn);
+            },
+            None,
+        );
+        check(
+            |d| {
+                d.on_status(1, at(page + 500), at(page + 400), at(page + 300), at(0));
+                d.on_start(at(page - 8), |lsn| lsn);
+            },
+            Some("DU-2"),
+        );
+        check(
+            |d| {
+                d.on_status(1, at(100), at(90), at(80), at(8));
+                assert_eq!(d.on_start(at(0), |lsn| lsn), 2);
+                d.on_status(1, at(100), at(90), at(70), at(8));
+            },
+            None,
+        );
+        check(
+            |d| {
+                d.on_status(1, at(page * 9), at(page * 8), at(page * 7), at(page * 2));
+                d.machine_lost();
+                d.on_start(at(page * 2), |lsn| lsn);
+            },
+            None,
+        );
+    }
+}

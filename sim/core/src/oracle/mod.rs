@@ -1,0 +1,40 @@
+//! Judges: models of what must be true, seeing only what clients and the primary see.
+
+pub mod durability;
+pub mod pages;
+
+use crate::event;
+use crate::trace::HostTrace;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Which oracle saw it: stable, so that shrinking can ask for the same one.
+    pub oracle: String,
+    pub detail: String,
+}
+
+/// Where oracles report. The first violation of a run counts.
+#[derive(Clone)]
+pub struct Judge {
+    first: Arc<Mutex<Option<Violation>>>,
+    trace: HostTrace,
+}
+
+impl Judge {
+    pub fn new(trace: HostTrace) -> Judge {
+        Judge { first: Arc::default(), trace }
+    }
+
+    pub fn violated(&self, oracle: &'static str, detail: String) {
+        event!(self.trace, "oracle", "violated={oracle} detail={detail}");
+        self.first.lock().get_or_insert(Violation { oracle: oracle.to_string(), detail });
+    }
+
+    pub fn verdict(&self) -> Option<Violation> {
+        self.first.lock().clone()
+    }
+}

@@ -1,0 +1,172 @@
+//! What a backend gives: hosts with a clock, tasks and a network. Everything else of a host is made here.
+
+use crate::disk::{CrashKind, SimDisk};
+use crate::event;
+use crate::net::{Connections, TracedNet};
+use crate::probe::{Planted, SimProbe};
+use crate::redo::{RedoFaults, SimRedo};
+use crate::store::SimStore;
+use crate::trace::{HostTrace, Trace};
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use palimpsest::io_abstraction::process::{Child, Command, Output};
+use palimpsest::io_abstraction::{Clock, Env, Net, Process, RngSource, Tasks};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A backend: one deterministic scheduler with a network.
+pub trait World: Send + Sync {
+    /// Name on the command line and in reports.
+    fn name(&self) -> &'static str;
+    /// Time since the start of the run.
+    fn clock(&self) -> Arc<dyn Clock>;
+    /// Adds a machine. Names are the network's host names.
+    fn add_host(&self, name: &str);
+    /// Tasks of this machine. They use the incarnation in which they are spawned.
+    fn tasks(&self, host: &str, source: &RngSource) -> Tasks;
+    /// The network as seen from this machine.
+    fn net(&self, host: &str) -> Arc<dyn Net>;
+    /// Runs `main` as the first task of the machine, which is new or was killed.
+    fn start(&self, host: &str, main: BoxFuture<'static, ()>);
+    /// Ends every task of the machine at once and closes its sockets.
+    fn kill(&self, host: &str);
+    /// Holds back (or releases) the bytes between two machines.
+    fn clog(&self, a: &str, b: &str, clogged: bool);
+}
+
+/// The machines of one run.
+#[derive(Clone)]
+pub struct Cluster {
+    pub world: Arc<dyn World>,
+    pub trace: Trace,
+    pub store: SimStore,
+    pub connections: Connections,
+    pub source: RngSource,
+    pub planted: Planted,
+    pub redo_faults: RedoFaults,
+    hosts: Arc<Mutex<BTreeMap<String, Host>>>,
+}
+
+struct Host {
+    disk: SimDisk,
+    probe: Arc<SimProbe>,
+}
+
+/// Size of every simulated disk in bytes.
+const DISK_CAPACITY: u64 = 4 << 30;
+
+impl Cluster {
+    /// `source` is derived from the seed; `planted` names the bug that is switched on, if any.
+    pub fn new(world: Arc<dyn World>, trace: Trace, source: RngSource, planted: Planted) -> Cluster {
+        let store = SimStore::new(world.clock());
+        Cluster {
+            world,
+            trace,
+            store,
+            connections: Connections::default(),
+            source,
+            planted,
+            redo_faults: RedoFaults::default(),
+            hosts: Arc::default(),
+        }
+    }
+
+    pub fn add_host(&self, name: &str) {
+        self.world.add_host(name);
+        let disk = SimDisk::new(self.source.child(name).child("disk"), DISK_CAPACITY);
+        let previous = self.hosts.lock().insert(name.to_string(), Host { disk, probe: Arc::default() });
+        assert!(previous.is_none(), "host {name} was added twice");
+    }
+
+    pub fn disk(&self, host: &str) -> SimDisk {
+        self.with_host(host, |h| h.disk.clone())
+    }
+
+    /// How often each mark was reached on this host, over all incarnations.
+    pub fn marks(&self, host: &str) -> BTreeMap<&'static str, u64> {
+        self.with_host(host, |h| h.probe.marks())
+    }
+
+    fn with_host<T>(&self, host: &str, f: impl FnOnce(&Host) -> T) -> T {
+        let hosts = self.hosts.lock();
+        match hosts.get(host) {
+            Some(found) => f(found),
+            None => panic!("there is no host {host}"),
+        }
+    }
+
+    /// The trace of the host's present incarnation.
+    pub fn host_trace(&self, host: &str) -> HostTrace {
+        self.trace.host(host, self.disk(host).incarnation())
+    }
+
+    /// A fresh environment for the host's present incarnation.
+    pub fn env(&self, host: &str) -> Env {
+        let (disk, probe) = self.with_host(host, |h| (h.disk.clone(), h.probe.clone()));
+        let incarnation = disk.incarnation();
+        let trace = self.trace.host(host, incarnation);
+        let rng = self.source.child(host).child(&format!("incarnation-{incarnation}"));
+        let tasks = self.world.tasks(host, &rng.child("tasks"));
+        let net = TracedNet::new(host, self.world.net(host), self.connections.clone(), trace.clone(), &rng);
+        Env {
+            clock: self.world.clock(),
+            tasks: tasks.clone(),
+            net: Arc::new(net),
+            disk: disk.mount(trace.clone()),
+            store: self.store.client(&rng, trace.clone()),
+            redo: Arc::new(SimRedo::new(tasks, self.world.clock(), &rng, trace.clone(), self.redo_faults.clone())),
+            process: Arc::new(NoPrograms),
+            probe: probe.incarnation(trace, self.planted.clone()),
+            metrics: Default::default(),
+            rng,
+        }
+    }
+
+    /// Starts the host's program.
+    pub fn start(&self, host: &str, main: BoxFuture<'static, ()>) {
+        event!(self.host_trace(host), "fault", "op=start");
+        self.world.start(host, main);
+    }
+
+    /// Takes a host down. The disk goes first: destructors of the dying tasks must not change it.
+    pub fn crash(&self, host: &str, kind: CrashKind) {
+        let trace = self.host_trace(host);
+        event!(trace, "fault", "op=crash kind={kind:?}");
+        self.disk(host).crash(kind, &trace);
+        self.world.kill(host);
+        self.connections.reset(|a, b| a == host || b == host);
+    }
+}
+
+/// No other programs exist on simulated machines.
+struct NoPrograms;
+
+#[async_trait]
+impl Process for NoPrograms {
+    async fn run(&self, _command: Command) -> io::Result<Output> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    async fn spawn(&self, _command: Command) -> io::Result<Box<dyn Child>> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    async fn give_to(&self, _user: &str, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_root(&self) -> bool {
+        false
+    }
+
+    fn user_exists(&self, _user: &str) -> bool {
+        false
+    }
+
+    fn variable(&self, _name: &str) -> Option<String> {
+        None
+    }
+}
