@@ -1,0 +1,15 @@
+//! The one integration binary: a folder per boundary.
+
+mod api;
+mod cli;
+mod demo;
+mod documentation;
+mod export;
+mod pal;
+mod postgres;
+mod recovery;
+mod redo;
+mod replication;
+mod seams;
+mod support;
+mod tidy;
