@@ -72,6 +72,8 @@ pub struct Config {
     pub disk_reserve_bytes: u64,
     /// WAL kept in the log behind the remotely consistent LSN, in bytes.
     pub wal_log_keep_bytes: u64,
+    /// WAL in bytes that a timeline's log may hold: remote storage that is away for longer stops acknowledging.
+    pub wal_log_bytes_max: u64,
     /// Size in bytes at which an image layer is cut.
     pub compaction_target_size: u64,
     /// Idle time after which a page service connection is closed.
@@ -98,6 +100,7 @@ impl Default for Config {
             walreceiver_idle_timeout: Duration::from_secs(60),
             disk_reserve_bytes: 256 << 20,
             wal_log_keep_bytes: 64 << 20,
+            wal_log_bytes_max: 64 << 30,
             compaction_target_size: 128 << 20,
             page_service_idle_timeout: Duration::from_secs(600),
         }
@@ -147,6 +150,12 @@ impl Config {
         }
         if self.open_layer_bytes_max < 64 << 10 {
             return invalid("open_layer_bytes_max", self.open_layer_bytes_max, "at least 65536 bytes");
+        }
+        let least = self.wal_log_keep_bytes.saturating_add(self.checkpoint_distance.saturating_mul(2)).saturating_add(64 << 20);
+        if self.wal_log_bytes_max < least {
+            let reason =
+                "at least wal_log_keep_bytes + 2 * checkpoint_distance + 64 MiB, or the log would be full before it may be trimmed";
+            return invalid("wal_log_bytes_max", self.wal_log_bytes_max, reason);
         }
         for (key, address) in [("listen_http_addr", self.http_address()?), ("listen_pg_addr", self.pages_address()?)] {
             if !is_loopback(&address) {
@@ -277,6 +286,7 @@ mod tests {
             ("chekpoint_distance = 1", "did you mean \"checkpoint_distance\""),
             ("checkpoint_distance = 1", "at least 8192"),
             ("checkpoint_distance = 'x'", "invalid type"),
+            ("wal_log_bytes_max = 1000000", "full before it may be trimmed"),
             ("listen_pg_addr = '0.0.0.0:1'", "listen on 127.0.0.1"),
             ("listen_http_addr = '10.0.0.1:1'", "listen on 127.0.0.1"),
             ("listen_http_addr = '127.0.0.1'", "host:port"),

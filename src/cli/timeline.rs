@@ -140,7 +140,11 @@ fn list_text(timelines: &Value) -> String {
     let row = |timeline: &Value| {
         let fields = ["timeline_id", "ancestor_timeline_id", "ancestor_lsn", "last_record_lsn", "pg_version"];
         let mut row: Vec<String> = fields.iter().map(|field| cell(timeline, field)).collect();
-        row.extend([size_cell(timeline, "current_physical_size"), cell(timeline, "walreceiver_status")]);
+        let status = match timeline.get("reason").and_then(Value::as_str) {
+            Some(reason) => format!("Broken: {reason}"),
+            None => cell(timeline, "walreceiver_status"),
+        };
+        row.extend([size_cell(timeline, "current_physical_size"), status]);
         row
     };
     let header = ["TIMELINE", "ANCESTOR", "AT", "LAST RECORD", "PG", "SIZE", "RECEIVER"];

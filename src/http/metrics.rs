@@ -20,6 +20,9 @@ pub fn render(registry: &Registry) -> prometheus::Result<String> {
     let memory = gauge("palimpsest_memory_layer_bytes", "Memory of open and frozen layers")?;
     let physical = gauge("palimpsest_layer_bytes", "Bytes of all layers, wherever they are")?;
     let resident = gauge("palimpsest_resident_layer_bytes", "Bytes of layer files on the local disk")?;
+    let wal_bytes = gauge("palimpsest_wal_log_bytes", "Bytes of WAL in the log, from its start to its end")?;
+    let wal_cap = gauge("palimpsest_wal_log_full", "1 while the log is at its cap and nothing is acknowledged")?;
+    let broken = gauge("palimpsest_timeline_broken", "1 for a timeline that exists and could not be loaded")?;
     let uploads = gauge("palimpsest_upload_queue_len", "Operations that wait for their upload")?;
     for tenant in registry.tenants() {
         for handle in tenant.timelines() {
@@ -31,10 +34,15 @@ pub fn render(registry: &Registry) -> prometheus::Result<String> {
             set(&disk_consistent, timeline.disk_consistent_lsn().0);
             set(&remote_consistent, timeline.remote_consistent_lsn().0);
             set(&wal_durable, handle.wal.log.durable_lsn().0);
+            set(&wal_bytes, handle.wal.log.held_bytes());
+            set(&wal_cap, u64::from(handle.wal.log.is_full()));
             set(&memory, timeline.layers().memory_bytes() as u64);
             set(&physical, timeline.physical_size());
             set(&resident, timeline.resident_size());
             set(&uploads, timeline.upload_queue_len() as u64);
+        }
+        for timeline in tenant.broken().keys() {
+            broken.with_label_values(&[&tenant.id.to_string(), &timeline.to_string()]).set(1);
         }
     }
     families.extend(now.gather());

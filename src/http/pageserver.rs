@@ -150,9 +150,28 @@ fn timeline_info(handle: &TimelineHandle, logical_size: Option<u64>) -> Timeline
     }
 }
 
-pub async fn list_timelines(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Vec<TimelineInfo>> {
+/// A timeline that exists and could not be loaded.
+#[derive(Serialize)]
+pub struct BrokenTimelineInfo {
+    tenant_id: TenantId,
+    timeline_id: TimelineId,
+    state: &'static str,
+    reason: String,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum AnyTimelineInfo {
+    Active(Box<TimelineInfo>),
+    Broken(BrokenTimelineInfo),
+}
+
+pub async fn list_timelines(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Vec<AnyTimelineInfo>> {
     let tenant = registry.tenant(parse(&tenant)?)?;
-    Ok(Json(tenant.timelines().iter().map(|t| timeline_info(t, None)).collect()))
+    let active = tenant.timelines().into_iter().map(|t| AnyTimelineInfo::Active(Box::new(timeline_info(&t, None))));
+    let broken =
+        |(timeline_id, reason)| AnyTimelineInfo::Broken(BrokenTimelineInfo { tenant_id: tenant.id, timeline_id, state: "Broken", reason });
+    Ok(Json(active.chain(tenant.broken().into_iter().map(broken)).collect()))
 }
 
 fn find(registry: &Registry, tenant: &str, timeline: &str) -> Result<Arc<TimelineHandle>, ApiError> {

@@ -12,7 +12,7 @@ use crate::layer::Reconstruct;
 use crate::pg::version::PgVersion;
 use crate::pg::xlog::record::Record;
 use crate::types::key::KeyKind;
-use crate::types::{Key, Lsn, PAGE_SIZE};
+use crate::types::{Fork, Key, Lsn, PAGE_SIZE};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -84,7 +84,8 @@ impl RedoExecutor {
         let mut run: Vec<(Lsn, &[u8])> = Vec::new();
         let mut records = found.records().peekable();
         while let Some((lsn, record)) = records.next() {
-            let named = names_block(record, tag, context.version);
+            // Of relation blocks only those of a visibility map are changed by records that do not name them.
+            let named = tag.rel.fork != Fork::Vm || names_block(record, tag, context.version);
             if named {
                 run.push((lsn, record));
             }

@@ -2,16 +2,16 @@
 
 use super::index::{IndexError, IndexPart};
 use super::path;
-use crate::io_abstraction::disk::{FileOps as _, OpenMode, TEMPORARY_SUFFIX};
+use super::transfer::TRANSFERS_MAX;
 use crate::io_abstraction::{ClockExt as _, DetRng, Env, rng};
-use crate::layer::LayerName;
 use crate::types::{Generation, TenantId, TimelineId};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore as _, ObjectStoreExt as _, PutPayload};
-use std::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Longest wait between two tries.
 const BACKOFF_MAX: Duration = Duration::from_secs(3);
@@ -42,20 +42,44 @@ impl RemoteError {
     }
 }
 
+/// What is known of the stored index of one timeline.
+///
+/// Invariant RM-4: an index takes the place only of the one before it. A write whose outcome was never learnt cannot come late
+/// and take a newer index back: every write names the version that it replaces.
+#[derive(Debug)]
+pub struct StoredIndex {
+    tenant: TenantId,
+    timeline: TimelineId,
+    /// How the next write must find the object; `None`: to be looked up.
+    mode: Option<PutMode>,
+}
+
+impl StoredIndex {
+    pub fn unknown(tenant: TenantId, timeline: TimelineId) -> StoredIndex {
+        StoredIndex { tenant, timeline, mode: None }
+    }
+}
+
 /// Remote storage as one node sees it in one generation.
 #[derive(Clone)]
 pub struct RemoteClient {
-    env: Env,
+    pub(super) env: Env,
     generation: Generation,
+    transfers: Arc<Semaphore>,
 }
 
 impl RemoteClient {
     pub fn new(env: &Env, generation: Generation) -> RemoteClient {
-        RemoteClient { env: env.clone(), generation }
+        RemoteClient { env: env.clone(), generation, transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)) }
     }
 
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Permission to move one layer.
+    pub(super) async fn transfer(&self) -> SemaphorePermit<'_> {
+        self.transfers.acquire().await.expect("the semaphore is never closed")
     }
 
     /// Waits before try number `attempt` (from 1), with jitter.
@@ -66,7 +90,7 @@ impl RemoteClient {
         self.env.clock.sleep(wait).await;
     }
 
-    async fn limited<T>(
+    pub(super) async fn limited<T>(
         &self,
         what: &'static str,
         path: &ObjectPath,
@@ -81,7 +105,7 @@ impl RemoteClient {
     }
 
     /// Runs a read until it succeeds, its object is absent, or the tries are used up.
-    async fn retry<T, F>(&self, mut read: impl FnMut() -> F) -> Result<T, RemoteError>
+    pub(super) async fn retry<T, F>(&self, mut read: impl FnMut() -> F) -> Result<T, RemoteError>
     where
         F: Future<Output = Result<T, RemoteError>>,
     {
@@ -157,8 +181,23 @@ impl RemoteClient {
         Ok(self.list_children(&path::timelines(tenant)).await?.iter().filter_map(|n| n.parse().ok()).collect())
     }
 
-    pub async fn put_index(&self, tenant: TenantId, timeline: TimelineId, index: &IndexPart) -> Result<(), RemoteError> {
-        self.put(&path::index(tenant, timeline, self.generation), index.encode().into()).await
+    /// Stores an index in place of the one that `stored` tells of; one try.
+    ///
+    /// Errors: what it says of the outcome is not known; the next try looks first.
+    pub async fn put_index(&self, stored: &mut StoredIndex, index: &IndexPart) -> Result<(), RemoteError> {
+        let path = path::index(stored.tenant, stored.timeline, self.generation);
+        let mode = match stored.mode.take() {
+            Some(mode) => mode,
+            None => match self.limited("look at", &path, self.env.store.head(&path)).await {
+                Ok(meta) => PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }),
+                Err(error) if error.is_not_found() => PutMode::Create,
+                Err(error) => return Err(error),
+            },
+        };
+        let payload = PutPayload::from_bytes(index.encode().into());
+        let result = self.limited("put", &path, self.env.store.put_opts(&path, payload, mode.into())).await?;
+        stored.mode = Some(PutMode::Update(result.into()));
+        Ok(())
     }
 
     /// The index with the highest generation that is at most this node's. `NotFound`: the timeline does not exist.
@@ -180,38 +219,5 @@ impl RemoteClient {
             other => other?,
         };
         Ok(objects.iter().filter_map(|p| path::index_generation(p).or_else(|| path::manifest_generation(p))).max())
-    }
-
-    /// Uploads a local layer file under this node's generation.
-    pub async fn upload_layer(&self, tenant: TenantId, timeline: TimelineId, name: &LayerName, local: &Path) -> Result<(), RemoteError> {
-        let (disk, file) = (self.env.disk.clone(), local.join(name.to_string()));
-        let bytes = self.env.tasks.blocking("read-layer", move || crate::io_abstraction::disk::read_file(&*disk, &file)).await?;
-        self.put(&path::layer(tenant, timeline, name, self.generation), bytes.into()).await
-    }
-
-    /// Brings a layer to the local disk: temporary name, sync, rename, sync of the directory.
-    pub async fn download_layer(
-        &self,
-        tenant: TenantId,
-        timeline: TimelineId,
-        (name, meta): (&LayerName, super::LayerMeta),
-        local: &Path,
-    ) -> Result<(), RemoteError> {
-        let path = path::layer(tenant, timeline, name, meta.generation);
-        let bytes = self.get(&path).await?;
-        if bytes.len() as u64 != meta.file_size {
-            return Err(RemoteError::Size { path: path.to_string(), expected: meta.file_size, actual: bytes.len() as u64 });
-        }
-        let (disk, local, name) = (self.env.disk.clone(), local.to_path_buf(), name.to_string());
-        let store = move || {
-            disk.create_dir_all(&local)?;
-            let temporary = local.join(format!("{name}.download{TEMPORARY_SUFFIX}"));
-            let file = disk.open(&temporary, OpenMode::CreateTruncate)?;
-            file.write_at(0, &bytes)?;
-            file.sync_data()?;
-            disk.rename(&temporary, &local.join(name))?;
-            disk.sync_dir(&local)
-        };
-        Ok(self.env.tasks.blocking("store-layer", store).await?)
     }
 }

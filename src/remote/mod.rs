@@ -3,7 +3,10 @@
 pub mod client;
 pub mod index;
 pub mod path;
+#[cfg(test)]
+mod tests;
+mod transfer;
 pub mod upload;
 
-pub use client::{RemoteClient, RemoteError};
+pub use client::{RemoteClient, RemoteError, StoredIndex};
 pub use index::{IndexPart, LayerMeta};

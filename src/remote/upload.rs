@@ -8,7 +8,7 @@
 //! Nothing of the queue survives a crash: layers that no stored index names are dropped at the next start, and their WAL is
 //! read again.
 
-use super::client::RemoteClient;
+use super::client::{RemoteClient, StoredIndex};
 use super::index::IndexPart;
 use crate::io_abstraction::Env;
 use crate::layer::LayerName;
@@ -121,6 +121,7 @@ impl UploadQueue {
     /// Works the queue off until cancelled.
     pub async fn run(self: Arc<UploadQueue>, cancel: CancellationToken) {
         let mut jitter = self.env.rng.stream(&format!("upload-backoff {}", self.timeline));
+        let mut stored = StoredIndex::unknown(self.tenant, self.timeline);
         let work = async {
             loop {
                 let next = self.queue.lock().operations.pop_front();
@@ -134,7 +135,7 @@ impl UploadQueue {
                     continue;
                 }
                 let mut attempt = 0;
-                while let Err(error) = self.perform(&operation).await {
+                while let Err(error) = self.perform(&operation, &mut stored).await {
                     attempt += 1;
                     if attempt >= 3 {
                         tracing::warn!(tenant = %self.tenant, timeline = %self.timeline, attempt, %error, "upload failed, will retry");
@@ -150,11 +151,11 @@ impl UploadQueue {
         queue.operations.clear();
     }
 
-    async fn perform(&self, operation: &Operation) -> Result<(), super::RemoteError> {
+    async fn perform(&self, operation: &Operation, stored: &mut StoredIndex) -> Result<(), super::RemoteError> {
         match operation {
             Operation::UploadLayer(name) => self.remote.upload_layer(self.tenant, self.timeline, name, &self.directory).await,
             Operation::UploadIndex(index) => {
-                self.remote.put_index(self.tenant, self.timeline, index).await?;
+                self.remote.put_index(stored, index).await?;
                 self.env.probe.event("index", &|| format!("timeline={} lsn={}", self.timeline, index.disk_consistent_lsn));
                 (self.on_index_stored)(index.disk_consistent_lsn);
                 Ok(())

@@ -1,10 +1,10 @@
 //! Creating tenants and timelines. The id is claimed first; the index in remote storage is the moment of existence.
 
-use super::error::CreateError;
+use super::error::{CreateError, LookupError};
 use super::registry::{Claim, Registry, Tenant, TimelineHandle};
 use crate::pg::version::PgVersion;
 use crate::remote::index::{INDEX_VERSION, IndexPart};
-use crate::remote::path;
+use crate::remote::{StoredIndex, path};
 use crate::timeline::import::{self, ImportOptions};
 use crate::timeline::{Ancestor, ReadError, Timeline};
 use crate::types::{Lsn, TenantId, TimelineId};
@@ -47,6 +47,7 @@ impl Registry {
             Claim::Taken(claim) => claim,
             Claim::Creating => return Err(CreateError::AlreadyCreating(spec.timeline)),
             Claim::Exists(handle) => return same_parameters(handle, spec),
+            Claim::Broken(error) => return Err(error.into()),
         };
         let timeline = match &spec.origin {
             Origin::Branch { ancestor, lsn, .. } => self.branch(&tenant, spec.timeline, *ancestor, *lsn).await?,
@@ -67,7 +68,11 @@ impl Registry {
     }
 
     async fn branch(&self, tenant: &Tenant, id: TimelineId, ancestor: TimelineId, lsn: Option<Lsn>) -> Result<Arc<Timeline>, CreateError> {
-        let source = tenant.timeline(ancestor).map_err(|_| CreateError::AncestorMissing(ancestor))?.timeline.clone();
+        let source = match tenant.timeline(ancestor) {
+            Ok(handle) => handle.timeline.clone(),
+            Err(LookupError::Timeline(..)) => return Err(CreateError::AncestorMissing(ancestor)),
+            Err(other) => return Err(other.into()),
+        };
         let lsn = lsn.map_or_else(|| source.last_record.lsn(), Lsn::align8);
         let cutoff = source.gc_cutoff_lsn();
         if lsn < source.ancestor_lsn() {
@@ -105,7 +110,7 @@ impl Registry {
         let disk = self.shared.env.disk.clone();
         let made = self.shared.env.tasks.blocking("make-timeline-directory", move || disk.create_dir_all(&directory)).await;
         made?;
-        Ok(self.shared.remote.put_index(tenant.id, id, index).await?)
+        Ok(self.shared.remote.put_index(&mut StoredIndex::unknown(tenant.id, id), index).await?)
     }
 
     async fn import(&self, tenant: &Tenant, id: TimelineId, options: ImportOptions) -> Result<Arc<Timeline>, CreateError> {
@@ -120,7 +125,7 @@ impl Registry {
             self.shared.remote.upload_layer(tenant.id, id, &layer.name, &target).await?;
         }
         let index = imported.index(generation);
-        self.shared.remote.put_index(tenant.id, id, &index).await?;
+        self.shared.remote.put_index(&mut StoredIndex::unknown(tenant.id, id), &index).await?;
         Ok(Timeline::open(&self.shared, (tenant.id, id), &index, None))
     }
 }

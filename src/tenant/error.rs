@@ -24,13 +24,15 @@ pub enum LookupError {
     Timeline(TenantId, TimelineId),
     #[error("tenant {0} is still being loaded; try again")]
     Loading(TenantId),
+    #[error("timeline {tenant}/{timeline} is broken: {reason}; mend the cause and start the node again")]
+    Broken { tenant: TenantId, timeline: TimelineId, reason: String },
 }
 
 impl LookupError {
     pub fn kind(&self) -> Kind {
         match self {
             LookupError::Tenant(_) | LookupError::Timeline(..) => Kind::NotFound,
-            LookupError::Loading(_) => Kind::Unavailable,
+            LookupError::Loading(_) | LookupError::Broken { .. } => Kind::Unavailable,
         }
     }
 }

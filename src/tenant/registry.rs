@@ -30,6 +30,8 @@ impl TimelineHandle {
 struct Timelines {
     active: BTreeMap<TimelineId, Arc<TimelineHandle>>,
     creating: BTreeSet<TimelineId>,
+    /// Exist, but could not be loaded: why.
+    broken: BTreeMap<TimelineId, String>,
 }
 
 /// A tenant of this node.
@@ -44,6 +46,7 @@ pub enum Claim {
     Taken(ClaimGuard),
     Exists(Arc<TimelineHandle>),
     Creating,
+    Broken(LookupError),
 }
 
 /// Releases the id on every way out, the client hanging up included.
@@ -78,6 +81,9 @@ impl Tenant {
         if let Some(handle) = timelines.active.get(&timeline) {
             return Claim::Exists(handle.clone());
         }
+        if let Some(reason) = timelines.broken.get(&timeline) {
+            return Claim::Broken(LookupError::Broken { tenant: self.id, timeline, reason: reason.clone() });
+        }
         if !timelines.creating.insert(timeline) {
             return Claim::Creating;
         }
@@ -85,11 +91,28 @@ impl Tenant {
     }
 
     pub fn timeline(&self, id: TimelineId) -> Result<Arc<TimelineHandle>, LookupError> {
-        self.timelines.lock().active.get(&id).cloned().ok_or(LookupError::Timeline(self.id, id))
+        let timelines = self.timelines.lock();
+        if let Some(handle) = timelines.active.get(&id) {
+            return Ok(handle.clone());
+        }
+        Err(match timelines.broken.get(&id) {
+            Some(reason) => LookupError::Broken { tenant: self.id, timeline: id, reason: reason.clone() },
+            None => LookupError::Timeline(self.id, id),
+        })
+    }
+
+    /// Timelines that exist and could not be loaded, with the reason.
+    pub fn broken(&self) -> BTreeMap<TimelineId, String> {
+        self.timelines.lock().broken.clone()
     }
 
     pub fn timelines(&self) -> Vec<Arc<TimelineHandle>> {
         self.timelines.lock().active.values().cloned().collect()
+    }
+
+    /// The timeline stays as it is, here and in remote storage, until the next start finds it whole.
+    pub(super) fn insert_broken(&self, timeline: TimelineId, reason: String) {
+        self.timelines.lock().broken.insert(timeline, reason);
     }
 
     pub(super) fn insert(&self, handle: Arc<TimelineHandle>) {

@@ -29,6 +29,10 @@ pub enum LogError {
         "WAL log {path}: only {available} bytes of disk are free and {reserve} are reserved; nothing is acknowledged until space is freed"
     )]
     NearlyFull { path: PathBuf, available: u64, reserve: u64 },
+    #[error(
+        "WAL log {path}: it holds {held} bytes that remote storage does not have yet, and wal_log_bytes_max is {cap}; nothing is acknowledged until uploads go on, or the setting is raised"
+    )]
+    Full { path: PathBuf, held: u64, cap: u64 },
     #[error("WAL log {path}: bytes for {expected} are due but bytes for {got} came")]
     Gap { path: PathBuf, expected: Lsn, got: Lsn },
     #[error("WAL log {path}: the stream differs at {at} from what was received before, up to {ours}: another history")]
@@ -39,6 +43,7 @@ pub enum LogError {
     Failed { path: PathBuf },
 }
 
+#[derive(Clone)]
 struct OpenSegment {
     number: u64,
     tli: u32,
@@ -55,9 +60,11 @@ struct State {
     pg_timeline: PgTimeline,
     current: Option<OpenSegment>,
     /// Written to since the last sync.
-    dirty: Vec<DiskFile>,
+    dirty: Vec<OpenSegment>,
     names_changed: bool,
     failed: bool,
+    /// The last segment that was wanted was refused because of the cap.
+    full: bool,
     /// Counts [`WalLog::distrust`]: a sync that began before says nothing about what came after.
     cuts: u64,
 }
@@ -67,6 +74,7 @@ pub struct WalLog {
     directory: PathBuf,
     segment_size: u64,
     reserve: u64,
+    cap: u64,
     state: Mutex<State>,
     /// Held while files are synced or replaced: a sync whose caller is gone may still run.
     syncing: Mutex<()>,
@@ -85,6 +93,8 @@ pub struct LogStart {
     pub segment_size: u64,
     /// Free disk space in bytes that is not touched.
     pub reserve: u64,
+    /// Bytes that the log may hold before it takes no more.
+    pub cap: u64,
     /// The timeline's disk-consistent LSN: below it the log is not needed.
     pub from: Lsn,
     pub pg_timeline: PgTimeline,
@@ -101,6 +111,7 @@ impl WalLog {
             directory: start.directory.clone(),
             segment_size: start.segment_size,
             reserve: start.reserve,
+            cap: start.cap,
             state: Mutex::new(State {
                 start: start.from.page_start(),
                 written: start.from.page_start(),
@@ -110,6 +121,7 @@ impl WalLog {
                 dirty: Vec::new(),
                 names_changed: false,
                 failed: false,
+                full: false,
                 cuts: 0,
             }),
             syncing: Mutex::new(()),
@@ -204,6 +216,17 @@ impl WalLog {
         self.state.lock().start
     }
 
+    /// Bytes from the log's start to its end.
+    pub fn held_bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.written.distance_from(state.start)
+    }
+
+    /// Nothing more is taken until the log is trimmed.
+    pub fn is_full(&self) -> bool {
+        self.state.lock().full
+    }
+
     fn io_error(&self, error: io::Error) -> LogError {
         LogError::Io { path: self.directory.clone(), error }
     }
@@ -217,7 +240,9 @@ impl WalLog {
         write_file_durably(&*self.env.disk, &self.directory.join(TIMELINES), &bytes).map_err(|e| self.io_error(e))?;
         let mut state = self.state.lock();
         state.pg_timeline = switched;
-        state.current = None;
+        // Still to be synced.
+        let current = state.current.take();
+        state.dirty.extend(current);
         Ok(())
     }
 
@@ -279,6 +304,11 @@ impl WalLog {
         let file = match self.open_existing(tli, number).map_err(|e| self.io_error(e))? {
             Some(file) => file,
             None => {
+                let held = at.distance_from(state.start);
+                state.full = held.saturating_add(self.segment_size) > self.cap;
+                if state.full {
+                    return Err(LogError::Full { path: self.directory.clone(), held, cap: self.cap });
+                }
                 let space = self.env.disk.space(&self.directory).map_err(|e| self.io_error(e))?;
                 if space.available < self.reserve.saturating_add(self.segment_size) {
                     let (available, reserve) = (space.available, self.reserve);
@@ -293,9 +323,8 @@ impl WalLog {
             }
         };
         let before = state.current.replace(OpenSegment { number, tli, file: file.clone() });
-        // The end of the segment before was written after the last sync.
-        state.dirty.extend(before.map(|segment| segment.file));
-        state.dirty.push(file.clone());
+        // Its end was written after the last sync.
+        state.dirty.extend(before);
         Ok(file)
     }
 
@@ -307,8 +336,8 @@ impl WalLog {
             if state.failed {
                 return Err(LogError::Failed { path: self.directory.clone() });
             }
-            let current = state.current.as_ref().map(|c| c.file.clone());
-            let files: Vec<DiskFile> = state.dirty.drain(..).chain(current).collect();
+            let current = state.current.clone();
+            let files: Vec<DiskFile> = state.dirty.drain(..).chain(current).map(|segment| segment.file).collect();
             (files, std::mem::take(&mut state.names_changed), state.written, state.cuts)
         };
         let result = self.sync_files(&files, names_changed);
@@ -370,6 +399,13 @@ impl WalLog {
         self.env.disk.sync_dir(&self.directory)
     }
 
+    /// Numbers of the segments that the next sync covers.
+    #[cfg(test)]
+    fn unsynced_segments(&self) -> Vec<u64> {
+        let state = self.state.lock();
+        state.dirty.iter().chain(&state.current).map(|segment| segment.number).collect()
+    }
+
     fn sync_files(&self, files: &[DiskFile], names_changed: bool) -> io::Result<()> {
         files.iter().try_for_each(|file| file.sync_data())?;
         if names_changed {
@@ -389,7 +425,8 @@ impl WalLog {
         }
         state.written = end;
         state.durable = state.durable.min(end);
-        state.current = None;
+        let current = state.current.take();
+        state.dirty.extend(current);
         state.cuts += 1;
         drop(state);
         self.cut.notify_waiters();

@@ -16,7 +16,15 @@ fn open(env: &Env, directory: &Path, from: Lsn) -> Arc<WalLog> {
     let pg_timeline = PgTimeline { tli: 1, history: Vec::new() };
     WalLog::open(
         env,
-        LogStart { root: directory.to_path_buf(), directory: directory.join("wal"), segment_size: SEGMENT, reserve: 0, from, pg_timeline },
+        LogStart {
+            root: directory.to_path_buf(),
+            directory: directory.join("wal"),
+            segment_size: SEGMENT,
+            reserve: 0,
+            cap: u64::MAX,
+            from,
+            pg_timeline,
+        },
     )
     .unwrap()
 }
@@ -90,11 +98,53 @@ async fn old_segments_go_and_their_bytes_are_refused() {
             directory: dir.path().join("full"),
             segment_size: SEGMENT,
             reserve: u64::MAX / 2,
+            cap: u64::MAX,
             from: START,
             pg_timeline: PgTimeline { tli: 1, history: Vec::new() },
         },
     );
     assert!(matches!(full.unwrap().append(from, &bytes), Err(LogError::NearlyFull { .. })));
+}
+
+#[tokio::test]
+async fn a_log_at_its_cap_takes_more_only_when_it_is_trimmed() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let (from, bytes, _) = wal(4000);
+    let start = LogStart {
+        root: dir.path().to_path_buf(),
+        directory: dir.path().join("wal"),
+        segment_size: SEGMENT,
+        reserve: 0,
+        cap: 2 * SEGMENT,
+        from: START,
+        pg_timeline: PgTimeline { tli: 1, history: Vec::new() },
+    };
+    let log = WalLog::open(&env, start).unwrap();
+    assert!(matches!(log.append(from, &bytes), Err(LogError::Full { cap, .. }) if cap == 2 * SEGMENT));
+    let end = log.sync().unwrap();
+    assert!(log.is_full() && end < Lsn(from.0 + bytes.len() as u64));
+    assert_eq!(log.held_bytes(), end.distance_from(from));
+    log.trim(end).unwrap();
+    let rest = &bytes[end.distance_from(from) as usize..];
+    log.append(end, &rest[..rest.len().min(SEGMENT as usize)]).unwrap();
+    assert!(!log.is_full());
+}
+
+#[tokio::test]
+async fn the_end_of_a_segment_is_synced_though_the_next_one_was_begun() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let (from, bytes, _) = wal(4000);
+    let log = open(&env, dir.path(), START);
+    log.append(from, &bytes[..1000]).unwrap();
+    log.sync().unwrap();
+    let room = SEGMENT - from.segment_offset(SEGMENT);
+    log.append(Lsn(from.0 + 1000), &bytes[1000..room as usize + 1000]).unwrap();
+    let first = from.segment_number(SEGMENT);
+    assert_eq!(log.unsynced_segments(), [first, first + 1]);
+    log.switch_tli(2, log.written_lsn()).unwrap();
+    assert_eq!(log.unsynced_segments(), [first, first + 1]);
+    log.sync().unwrap();
+    assert!(log.unsynced_segments().is_empty());
 }
 
 /// WAL of TLI 1 up to a record's end, then of TLI 2: (first byte's LSN, bytes of the first, of the second, switch point).

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Pause after ingest met an error.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pause between two looks at the slot and the log's old segments.
+/// Pause between two looks at the slot, and at the log's old segments.
 const KEEP_PERIOD: Duration = Duration::from_secs(5);
 
 /// The WAL side of one timeline.
@@ -40,6 +40,7 @@ impl WalRunner {
             directory: timeline.local_directory().join("wal"),
             segment_size: timeline.identity.wal_segment_size,
             reserve: config.disk_reserve_bytes,
+            cap: config.wal_log_bytes_max,
             from: timeline.disk_consistent_lsn(),
             pg_timeline: timeline.pg_timeline(),
         };
@@ -53,6 +54,7 @@ impl WalRunner {
             scope: Scope::new(&env.tasks),
             receiver: tokio::sync::Mutex::new(None),
         });
+        runner.scope.spawn("trim-wal-log", |cancel| keep_short(env.clone(), timeline.clone(), log.clone(), cancel));
         runner.scope.spawn("ingest", |cancel| ingest(env.clone(), timeline.clone(), log, cancel));
         runner.follow().await;
         Ok(runner)
@@ -79,7 +81,7 @@ impl WalRunner {
         let scope = Scope::new(&self.env.tasks);
         let receiver = Receiver { env: self.env.clone(), timeline: self.timeline.clone(), log: self.log.clone(), source: source.clone() };
         scope.spawn("receive", |cancel| receiver.run(cancel));
-        let keeper = SlotKeeper { env: self.env.clone(), timeline: self.timeline.clone(), log: self.log.clone(), source };
+        let keeper = SlotKeeper { env: self.env.clone(), timeline: self.timeline.clone(), source };
         scope.spawn("keep-slot", |cancel| keeper.run(cancel));
         *slot = Some(scope);
     }
@@ -153,11 +155,34 @@ async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (IngestError, T
     }
 }
 
-/// Keeps a physical slot on the primary at the remotely consistent LSN, and the log no longer than needed.
+/// Removes segments of the log that remote storage made needless; warns when it does not keep up.
+async fn keep_short(env: Env, timeline: Arc<Timeline>, log: Arc<WalLog>, cancel: CancellationToken) {
+    let config = &timeline.shared.config;
+    let work = async {
+        let mut warned = false;
+        loop {
+            env.clock.sleep(KEEP_PERIOD).await;
+            let keep_from = timeline.remote_consistent_lsn().saturating_sub(config.wal_log_keep_bytes);
+            let trimming = log.clone();
+            if let Err(error) = env.tasks.blocking("trim-wal-log", move || trimming.trim(keep_from)).await {
+                tracing::warn!(timeline = %timeline.identity.timeline, %error, "could not remove old segments of the WAL log");
+            }
+            let (held, cap) = (log.held_bytes(), config.wal_log_bytes_max);
+            let much = held > cap / 2;
+            if much && !warned {
+                let remote = timeline.remote_consistent_lsn();
+                tracing::warn!(timeline = %timeline.identity.timeline, held, cap, %remote, "the WAL log grows: remote storage does not keep up");
+            }
+            warned = much;
+        }
+    };
+    cancel.run_until_cancelled(work).await;
+}
+
+/// Keeps a physical slot on the primary at the remotely consistent LSN.
 struct SlotKeeper {
     env: Env,
     timeline: Arc<Timeline>,
-    log: Arc<WalLog>,
     source: ConnStr,
 }
 
@@ -183,7 +208,6 @@ impl SlotKeeper {
                         }
                     }
                 }
-                self.trim(apply).await;
                 self.env.clock.sleep(KEEP_PERIOD).await;
             }
         };
@@ -202,13 +226,5 @@ impl SlotKeeper {
         let stands_at = sql.advance_slot(&name, apply).await?;
         sql.close().await;
         Ok(stands_at.is_some())
-    }
-
-    async fn trim(&self, apply: Lsn) {
-        let keep_from = apply.saturating_sub(self.timeline.shared.config.wal_log_keep_bytes);
-        let log = self.log.clone();
-        if let Err(error) = self.env.tasks.blocking("trim-wal-log", move || log.trim(keep_from)).await {
-            tracing::warn!(timeline = %self.timeline.identity.timeline, %error, "could not remove old segments of the WAL log");
-        }
     }
 }

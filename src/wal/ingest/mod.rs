@@ -266,6 +266,10 @@ impl Ingest {
         let tracked = std::mem::replace(&mut control.limits.track_commit_timestamp, change.track_commit_timestamp);
         let bytes = control.encode();
         self.put_image(Key::CONTROL_FILE, &bytes);
+        if let Some(level) = &mut self.checkpoint.wal_level {
+            *level = change.wal_level as i32;
+            self.checkpoint_changed = true;
+        }
         if tracked && !change.track_commit_timestamp {
             self.forget_commit_timestamps();
         }

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 
 /// Runs all of them under the prefix `contract/` of an otherwise empty store.
 pub async fn run(store: &dyn ObjectStore) {
     put_and_get(store).await;
     put_if_absent(store).await;
+    put_if_unchanged(store).await;
     ranges(store).await;
     listing(store).await;
     deleting(store).await;
@@ -43,6 +44,21 @@ async fn put_if_absent(store: &dyn ObjectStore) {
     let again = store.put_opts(&at("once"), "yours".into(), PutMode::Create.into()).await;
     assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
     assert_eq!(content(store, "once").await, "mine", "the first writer wins");
+}
+
+async fn put_if_unchanged(store: &dyn ObjectStore) {
+    let over = |version: &UpdateVersion| PutMode::Update(version.clone()).into();
+    let first: UpdateVersion = store.put(&at("tagged"), "first".into()).await.expect("puts").into();
+    let found = store.head(&at("tagged")).await.expect("is there");
+    assert_eq!(found.e_tag, first.e_tag, "a write and a look give the same tag");
+    let second = store.put_opts(&at("tagged"), "second".into(), over(&first)).await.expect("is unchanged");
+    let second: UpdateVersion = second.into();
+    let late = store.put_opts(&at("tagged"), "late".into(), over(&first)).await;
+    assert!(matches!(late, Err(Error::Precondition { .. })), "{late:?}");
+    assert_eq!(content(store, "tagged").await, "second");
+    store.put_opts(&at("tagged"), "third".into(), over(&second)).await.expect("is unchanged");
+    let absent = store.put_opts(&at("never"), "x".into(), over(&second)).await;
+    assert!(matches!(absent, Err(Error::Precondition { .. })), "{absent:?}");
 }
 
 async fn ranges(store: &dyn ObjectStore) {

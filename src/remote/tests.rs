@@ -1,0 +1,150 @@
+//! Writes of an index and transfers of layers, against stores that misbehave.
+
+use super::*;
+use crate::io_abstraction::disk::{FileOps as _, OpenMode};
+use crate::io_abstraction::{Clock, Env, Mono, Wall, real};
+use crate::layer::LayerName;
+use crate::timeline::testing::{self, START, TENANT, TIMELINE};
+use crate::types::{Generation, Key, Lsn};
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result,
+};
+use parking_lot::Mutex;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Every wait is over at once: what is not answered at once times out.
+struct Impatient;
+
+impl Clock for Impatient {
+    fn mono(&self) -> Mono {
+        Mono(0)
+    }
+
+    fn wall(&self) -> Wall {
+        Wall(0)
+    }
+
+    fn sleep_until(&self, _at: Mono) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// Keeps one write back and never answers it, until it is told to let it through.
+#[derive(Debug, Default)]
+struct Slow {
+    inner: InMemory,
+    hold: AtomicBool,
+    held: Mutex<Option<(ObjectPath, PutPayload, PutOptions)>>,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slow")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Slow {
+    async fn put_opts(&self, location: &ObjectPath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if self.hold.swap(false, Ordering::Relaxed) {
+            *self.held.lock() = Some((location.clone(), payload, options));
+            std::future::pending::<()>().await;
+            unreachable!("nothing is pending for ever and then ready");
+        }
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, location: &ObjectPath, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<ObjectPath>>) -> BoxStream<'static, Result<ObjectPath>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn index_at(env: &Env, lsn: Lsn) -> IndexPart {
+    let directory = tempfile::tempdir().unwrap();
+    let index = testing::root_index(&testing::shared(env, directory.path(), |_| {}));
+    IndexPart { disk_consistent_lsn: lsn, ..index }
+}
+
+#[tokio::test]
+async fn an_index_that_comes_late_takes_no_newer_one_back() {
+    for known in [false, true] {
+        let store = Arc::new(Slow::default());
+        let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
+        let remote = RemoteClient::new(&env, Generation(1));
+        let [first, second, third] = [0, 8, 16].map(|more| index_at(&env, Lsn(START.0 + more)));
+        let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
+        if known {
+            remote.put_index(&mut stored, &first).await.unwrap();
+        }
+        store.hold.store(true, Ordering::Relaxed);
+        assert!(matches!(remote.put_index(&mut stored, &second).await, Err(RemoteError::TimedOut { .. })));
+        remote.put_index(&mut stored, &second).await.unwrap();
+        remote.put_index(&mut stored, &third).await.unwrap();
+        let (location, payload, options) = store.held.lock().take().expect("one write was kept back");
+        assert!(store.inner.put_opts(&location, payload, options).await.is_err());
+        assert_eq!(remote.get_index(TENANT, TIMELINE).await.unwrap(), third);
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_took_effect_without_an_answer_is_followed_by_the_next() {
+    let store = Arc::new(Slow::default());
+    let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
+    let remote = RemoteClient::new(&env, Generation(1));
+    let [first, second] = [0, 8].map(|more| index_at(&env, Lsn(START.0 + more)));
+    let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
+    store.hold.store(true, Ordering::Relaxed);
+    assert!(remote.put_index(&mut stored, &first).await.is_err());
+    let (location, payload, options) = store.held.lock().take().expect("one write was kept back");
+    store.inner.put_opts(&location, payload, options).await.unwrap();
+    remote.put_index(&mut stored, &second).await.unwrap();
+    assert_eq!(remote.get_index(TENANT, TIMELINE).await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn layers_larger_than_a_piece_go_up_and_come_back_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let env = testing::memory_env();
+    let remote = RemoteClient::new(&env, Generation(1));
+    for (n, len) in [0, 1, 8 << 20, (8 << 20) + 1, (24 << 20) + 12345].into_iter().enumerate() {
+        let name = LayerName::image(Key::MIN..Key::MAX, Lsn(8 * (n as u64 + 1)));
+        let content: Vec<u8> = (0..len).map(|at: usize| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let path = directory.path().join(name.to_string());
+        env.disk.open(&path, OpenMode::CreateNew).unwrap().write_at(0, &content).unwrap();
+        remote.upload_layer(TENANT, TIMELINE, &name, directory.path()).await.unwrap();
+        let back = tempfile::tempdir().unwrap();
+        let meta = LayerMeta { file_size: len as u64, generation: Generation(1) };
+        remote.download_layer(TENANT, TIMELINE, (&name, meta), back.path()).await.unwrap();
+        assert!(crate::io_abstraction::disk::read_file(&*env.disk, &back.path().join(name.to_string())).unwrap() == content, "{len}");
+        let other = LayerMeta { file_size: len as u64 + 1, ..meta };
+        assert!(matches!(remote.download_layer(TENANT, TIMELINE, (&name, other), back.path()).await, Err(RemoteError::Size { .. })));
+    }
+}
