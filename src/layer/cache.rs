@@ -1,17 +1,17 @@
 //! Unpacked blocks of layer files, least recently used ones dropped first. Shared by all timelines of a node.
 
 use super::format::block::BlockDecoder;
+use bytes::Bytes;
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// (number of the open file, offset of the block)
 type BlockId = (u64, u64);
 
 struct Shard {
-    blocks: LruCache<BlockId, Arc<[u8]>, FxBuildHasher>,
+    blocks: LruCache<BlockId, Bytes, FxBuildHasher>,
     bytes: usize,
 }
 
@@ -51,11 +51,11 @@ impl BlockCache {
         &self.shards[(mixed >> 60) as usize % SHARDS]
     }
 
-    pub fn get(&self, file: u64, offset: u64) -> Option<Arc<[u8]>> {
+    pub fn get(&self, file: u64, offset: u64) -> Option<Bytes> {
         self.shard((file, offset)).lock().blocks.get(&(file, offset)).cloned()
     }
 
-    pub fn insert(&self, file: u64, offset: u64, block: Arc<[u8]>) {
+    pub fn insert(&self, file: u64, offset: u64, block: Bytes) {
         let id = (file, offset);
         let mut shard = self.shard(id).lock();
         shard.bytes += block.len() + OVERHEAD_BYTES;

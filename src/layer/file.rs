@@ -10,10 +10,10 @@ use super::writer::VALUE_HEADER;
 use super::{Reconstruct, ValueKind};
 use crate::io_abstraction::disk::{Disk, DiskFile, FileOps as _, OpenMode};
 use crate::types::{Key, Lsn};
+use bytes::Bytes;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Why a layer could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -79,22 +79,25 @@ impl LayerFile {
         if (len as usize) < BLOCK_HEADER || len as usize > RAW_LEN_MAX {
             return Err(self.damaged(FormatError::Block { offset, what: "has an impossible length" }));
         }
-        let mut bytes = vec![0; len as usize];
+        let mut bytes = decoder.lend_input(len as usize);
         let read = self.file.read_exact_at(offset, &mut bytes);
-        read.map_err(|error| LayerError::Io { name: self.name.to_string(), error })?;
-        decoder.decode(kind, offset, &bytes).map_err(|e| self.damaged(e))
+        let raw = read
+            .map_err(|error| LayerError::Io { name: self.name.to_string(), error })
+            .and_then(|()| decoder.decode(kind, offset, &bytes).map_err(|e| self.damaged(e)));
+        decoder.give_back(bytes);
+        raw
     }
 
-    fn cached_block(&self, cache: &BlockCache, kind: BlockKind, offset: u64, len: u32) -> Result<Arc<[u8]>, LayerError> {
+    fn cached_block(&self, cache: &BlockCache, kind: BlockKind, offset: u64, len: u32) -> Result<Bytes, LayerError> {
         if let Some(block) = cache.get(self.number, offset) {
             return Ok(block);
         }
-        let block: Arc<[u8]> = cache.with_decoder(|decoder| self.read_block(decoder, kind, offset, len))?.into();
+        let block: Bytes = cache.with_decoder(|decoder| self.read_block(decoder, kind, offset, len))?.into();
         cache.insert(self.number, offset, block.clone());
         Ok(block)
     }
 
-    fn index_block(&self, cache: &BlockCache, top: TopEntry) -> Result<Arc<[u8]>, LayerError> {
+    fn index_block(&self, cache: &BlockCache, top: TopEntry) -> Result<Bytes, LayerError> {
         self.cached_block(cache, BlockKind::Index, top.offset, top.len)
     }
 
@@ -134,8 +137,8 @@ impl LayerFile {
             let raw = self.cached_block(cache, BlockKind::Data, run.block_offset, run.block_len)?;
             let values = parse_run(&raw, run.position, run.count)
                 .ok_or_else(|| self.damaged(FormatError::Block { offset: run.block_offset, what: "its values do not add up" }))?;
-            for (lsn, kind, value) in values.into_iter().rev() {
-                if lsn < lsns.start || (lsn < lsns.end && into.push(lsn, kind, value)) {
+            for (lsn, kind, range) in values.into_iter().rev() {
+                if lsn < lsns.start || (lsn < lsns.end && into.push_shared(lsn, kind, &raw, range)) {
                     return Ok(false);
                 }
             }
@@ -169,24 +172,26 @@ impl LayerFile {
                 let Some((_, raw)) = &last else { continue };
                 let values = parse_run(raw, run.position, run.count)
                     .ok_or_else(|| self.damaged(FormatError::Block { offset: run.block_offset, what: "its values do not add up" }))?;
-                values.into_iter().for_each(|(lsn, kind, value)| visit(run.key, lsn, kind, value));
+                values.into_iter().for_each(|(lsn, kind, range)| visit(run.key, lsn, kind, &raw[range]));
             }
         }
         Ok(())
     }
 }
 
-/// Takes a run apart; `None` if it does not fit its block.
-fn parse_run(raw: &[u8], position: u32, count: u32) -> Option<Vec<(Lsn, ValueKind, &[u8])>> {
-    let mut rest = raw.get(position as usize..)?;
+/// Takes a run apart into values and where their bytes lie; `None` if it does not fit its block.
+fn parse_run(raw: &[u8], position: u32, count: u32) -> Option<Vec<(Lsn, ValueKind, Range<usize>)>> {
+    let mut at = position as usize;
     let mut values = Vec::with_capacity((count as usize).min(raw.len() / VALUE_HEADER));
     for _ in 0..count {
-        let (header, behind) = rest.split_first_chunk::<VALUE_HEADER>()?;
+        let header = raw.get(at..)?.first_chunk::<VALUE_HEADER>()?;
         let lsn = Lsn(u64::from_be_bytes(*header.first_chunk::<8>()?));
-        let len = u32::from_be_bytes(*header.last_chunk::<4>()?) as usize;
-        let (value, after) = behind.split_at_checked(len)?;
-        values.push((lsn, ValueKind::from_number(header[8])?, value));
-        rest = after;
+        let start = at + VALUE_HEADER;
+        at = start.checked_add(u32::from_be_bytes(*header.last_chunk::<4>()?) as usize)?;
+        if at > raw.len() {
+            return None;
+        }
+        values.push((lsn, ValueKind::from_number(header[8])?, start..at));
     }
     Some(values)
 }

@@ -4,6 +4,7 @@
 //! A chain carries its images apart, so that an old version of a hot page is found without walking all newer records.
 
 use super::{Reconstruct, ValueKind};
+use crate::pg::xlog::record::strip_record;
 use crate::types::{HashMap, Key, Lsn};
 use parking_lot::RwLock;
 use std::collections::hash_map::Entry as MapEntry;
@@ -93,6 +94,13 @@ impl Batch {
         assert!(len <= LEN_MASK, "a value of {len} bytes");
         self.bytes.extend_from_slice(bytes);
         BatchBytes { offset, len }
+    }
+
+    /// Stores a WAL record, stripped: its CRC was checked, and layers have checksums of their own.
+    pub fn store_record(&mut self, record: &[u8]) -> BatchBytes {
+        let stored = self.store(record);
+        strip_record(&mut self.bytes[stored.offset as usize..]);
+        stored
     }
 
     pub fn push(&mut self, key: Key, lsn: Lsn, kind: ValueKind, bytes: BatchBytes) {

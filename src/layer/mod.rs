@@ -22,6 +22,7 @@ pub use name::{LayerKind, LayerName};
 pub use writer::LayerWriter;
 
 use crate::types::Lsn;
+use bytes::Bytes;
 use std::ops::Range;
 
 /// What a stored value is. Numbers are part of the format.
@@ -51,6 +52,8 @@ impl ValueKind {
 #[derive(Debug, Default)]
 pub struct Reconstruct {
     bytes: Vec<u8>,
+    /// The image at the bottom, if it is kept where it was found.
+    shared_base: Option<Bytes>,
     /// Newest first; the last one is a base when `complete`.
     values: Vec<(Lsn, ValueKind, Range<usize>)>,
     complete: bool,
@@ -69,6 +72,15 @@ impl Reconstruct {
         self.complete
     }
 
+    /// As [`Reconstruct::push`], for a part of a block: an image is not copied.
+    pub fn push_shared(&mut self, lsn: Lsn, kind: ValueKind, block: &Bytes, range: Range<usize>) -> bool {
+        if kind != ValueKind::Image {
+            return self.push(lsn, kind, &block[range]);
+        }
+        self.shared_base = Some(block.slice(range));
+        self.push(lsn, kind, &[])
+    }
+
     /// Adds what an older layer gave.
     pub fn append(&mut self, older: Reconstruct) {
         debug_assert!(!self.complete || older.values.is_empty(), "values below a base are not asked for");
@@ -76,6 +88,7 @@ impl Reconstruct {
         self.bytes.extend_from_slice(&older.bytes);
         self.values.extend(older.values.into_iter().map(|(lsn, kind, range)| (lsn, kind, range.start + shift..range.end + shift)));
         self.complete |= older.complete;
+        self.shared_base = self.shared_base.take().or(older.shared_base);
         self.layers_visited += older.layers_visited;
     }
 
@@ -90,7 +103,12 @@ impl Reconstruct {
     /// The image at the bottom, if there is one.
     pub fn base(&self) -> Option<&[u8]> {
         let (_, kind, range) = self.values.last()?;
-        (*kind == ValueKind::Image).then(|| &self.bytes[range.clone()])
+        (*kind == ValueKind::Image).then(|| self.shared_base.as_deref().unwrap_or(&self.bytes[range.clone()]))
+    }
+
+    /// [`Reconstruct::base`] as bytes of their own.
+    pub fn base_bytes(&self) -> Option<Bytes> {
+        self.shared_base.clone().or_else(|| self.base().map(Bytes::copy_from_slice))
     }
 
     /// Records above the base, oldest first.

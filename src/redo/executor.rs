@@ -38,6 +38,10 @@ pub enum RedoFailure {
     Ended(io::Error),
 }
 
+/// What a request takes apart from its records, and for each record besides its bytes; a little more.
+const REQUEST_BYTES: usize = PAGE_SIZE + 128;
+const REQUEST_RECORD_BYTES: usize = 16;
+
 /// Children that fit one context are interchangeable.
 type Kind = (PgVersion, bool);
 
@@ -63,12 +67,12 @@ impl RedoExecutor {
     /// Applies the collected records to their base.
     pub async fn rebuild(&self, context: &ApplyContext, key: Key, found: &Reconstruct) -> Result<Bytes, RedoFailure> {
         // An empty image stands for a page of zeros.
-        let base = found.base().map(|base| if base.is_empty() { &ZEROS[..] } else { base });
+        let base = found.base_bytes().map(|base| if base.is_empty() { Bytes::from_static(&ZEROS) } else { base });
         match (self.mode, key.kind()) {
             (RedoMode::Child, Some(KeyKind::RelBlock { rel, block })) => {
                 self.through_children(context, (key, BlockTag { rel, block }), base, found).await
             }
-            _ => Ok(Bytes::from(replay(context, key, base, found.records())?)),
+            _ => Ok(Bytes::from(replay(context, key, base.as_deref(), found.records())?)),
         }
     }
 
@@ -77,10 +81,9 @@ impl RedoExecutor {
         &self,
         context: &ApplyContext,
         (key, tag): (Key, BlockTag),
-        base: Option<&[u8]>,
+        mut page: Option<Bytes>,
         found: &Reconstruct,
     ) -> Result<Bytes, RedoFailure> {
-        let mut page: Option<Bytes> = base.map(Bytes::copy_from_slice);
         let mut run: Vec<(Lsn, &[u8])> = Vec::new();
         let mut records = found.records().peekable();
         while let Some((lsn, record)) = records.next() {
@@ -102,7 +105,8 @@ impl RedoExecutor {
 
     async fn ask(&self, context: &ApplyContext, tag: BlockTag, base: Option<&[u8]>, run: &[(Lsn, &[u8])]) -> Result<Bytes, RedoFailure> {
         let base: Option<&[u8; PAGE_SIZE]> = base.and_then(|base| base.try_into().ok());
-        let mut request = Vec::new();
+        let mut request =
+            Vec::with_capacity(REQUEST_BYTES + run.iter().map(|(_, record)| record.len() + REQUEST_RECORD_BYTES).sum::<usize>());
         pipe::encode_request(tag, base, run.iter().copied(), &mut request);
         let kind = (context.version, context.page_lsn_on_visible);
         let mut tries = 0;

@@ -71,9 +71,8 @@ impl Timeline {
             return Err(ReadError::Missing { timeline: self.identity.timeline, key, lsn });
         }
         if found.record_count() == 0 {
-            let base = found.base().unwrap_or_default();
-            let zeros = base.is_empty() && is_page(key);
-            return Ok(if zeros { Bytes::from_static(&ZEROS) } else { Bytes::copy_from_slice(base) });
+            let base = found.base_bytes().unwrap_or_default();
+            return Ok(if base.is_empty() && is_page(key) { Bytes::from_static(&ZEROS) } else { base });
         }
         let context = self.apply_context();
         self.shared.redo.rebuild(&context, key, found).await.map_err(|error| ReadError::Redo { key, lsn, error })

@@ -71,11 +71,28 @@ impl Default for BlockEncoder {
 /// Unpacks blocks; keeps its working memory, which costs more to make than a block takes to unpack.
 pub struct BlockDecoder {
     decompressor: zstd::bulk::Decompressor<'static>,
+    input: Vec<u8>,
 }
+
+/// An input buffer that grew beyond this is not kept.
+const INPUT_KEEP: usize = 1 << 20;
 
 impl BlockDecoder {
     pub fn new() -> BlockDecoder {
-        BlockDecoder { decompressor: zstd::bulk::Decompressor::new().expect("memory for a zstd context") }
+        BlockDecoder { decompressor: zstd::bulk::Decompressor::new().expect("memory for a zstd context"), input: Vec::new() }
+    }
+
+    /// A buffer of `len` bytes to read a block into, whatever they are now.
+    pub fn lend_input(&mut self, len: usize) -> Vec<u8> {
+        let mut input = std::mem::take(&mut self.input);
+        input.resize(len, 0);
+        input
+    }
+
+    pub fn give_back(&mut self, input: Vec<u8>) {
+        if input.capacity() <= INPUT_KEEP {
+            self.input = input;
+        }
     }
 
     /// Checks and unpacks a block read at `offset` of its file.

@@ -102,7 +102,7 @@ pub struct Record<'a> {
     /// The whole record, header first.
     pub bytes: &'a [u8],
     pub header: RecordHeader,
-    pub blocks: SmallVec<[BlockRef<'a>; 4]>,
+    pub blocks: SmallVec<[BlockRef<'a>; 2]>,
     pub main: &'a [u8],
     pub origin: Option<u16>,
     pub toplevel_xid: Option<u32>,
@@ -152,6 +152,14 @@ impl RecordHeader {
         }
         let prev = Lsn(u64::from(word(12)) << 32 | u64::from(word(8)));
         Ok(RecordHeader { tot_len, xid: word(4), prev, info: head[16], rmid: head[17], crc: word(20) })
+    }
+}
+
+/// Clears what no redo routine reads, and what hardly compresses: the link to the record before, and the CRC.
+pub fn strip_record(record: &mut [u8]) {
+    if let Some(head) = record.first_chunk_mut::<RECORD_HEADER>() {
+        head[8..16].fill(0);
+        head[20..].fill(0);
     }
 }
 

@@ -164,7 +164,7 @@ impl Ingest {
 
     /// Adds the whole record to a key's chain; `stored` keeps its bytes once.
     fn put_record(&mut self, key: Key, kind: ValueKind, record: &Record<'_>, stored: &mut Option<BatchBytes>) {
-        let bytes = *stored.get_or_insert_with(|| self.batch.store(record.bytes));
+        let bytes = *stored.get_or_insert_with(|| self.batch.store_record(record.bytes));
         self.batch.push(key, self.lsn, kind, bytes);
     }
 
