@@ -46,6 +46,11 @@ struct Chain {
     records: u32,
 }
 
+/// Set in the count of records of a chain that cannot be applied.
+const HOPELESS: u32 = 1 << 31;
+/// Values added under one lock.
+const VALUES_PER_LOCK: usize = 1024;
+
 /// Size of a chunk that several small batches share.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -154,15 +159,6 @@ impl Batch {
     }
 }
 
-/// A batch whose bytes are in the layer and whose values are on their way.
-#[derive(Debug)]
-pub struct PlacedBatch {
-    chunk: u32,
-    shift: u32,
-    values: Vec<BatchValue>,
-    next: usize,
-}
-
 /// An open or frozen in-memory layer.
 #[derive(Debug)]
 pub struct MemoryLayer {
@@ -199,41 +195,50 @@ impl MemoryLayer {
         self.inner.read().entries.is_empty()
     }
 
-    /// Takes the bytes of a batch; its values are added by [`MemoryLayer::put_some`].
-    pub fn place(&self, mut batch: Batch) -> PlacedBatch {
-        let mut inner = self.inner.write();
-        let before = inner.chunk_bytes;
-        let (chunk, shift) = inner.take_bytes(std::mem::take(&mut batch.bytes));
-        inner.entries.reserve(batch.values.len());
-        self.memory.fetch_add(inner.chunk_bytes - before, Ordering::Relaxed);
-        PlacedBatch { chunk, shift, values: batch.values, next: 0 }
-    }
-
-    /// Adds values in order. Stops behind a value whose chain then has `hot` records without a base, and names it: the caller
-    /// may put an image of that very version before it goes on. `None`: all are added.
+    /// Adds a whole batch, in order. Gives the versions with which a chain grew by another `hot` records without a base: the
+    /// caller may put images in their place.
     ///
     /// Panics: a version at or below the key's newest one that is not an image of that very version.
-    pub fn put_some(&self, placed: &mut PlacedBatch, hot: u32) -> Option<(Key, Lsn)> {
-        let mut guard = self.inner.write();
-        let inner = &mut *guard;
-        let (chains_before, entries_before) = (inner.chains.len(), inner.entries.len());
-        let mut stopped = None;
-        while let Some(value) = placed.values.get(placed.next) {
-            placed.next += 1;
-            if inner.put_value(value, (placed.chunk, placed.shift)) == hot {
-                stopped = Some((value.key, value.lsn));
-                break;
+    pub fn put(&self, mut batch: Batch, hot: u32) -> Vec<(Key, Lsn)> {
+        let place = {
+            let mut inner = self.inner.write();
+            let before = inner.chunk_bytes;
+            let place = inner.take_bytes(std::mem::take(&mut batch.bytes));
+            inner.entries.reserve(batch.values.len());
+            self.memory.fetch_add(inner.chunk_bytes - before, Ordering::Relaxed);
+            place
+        };
+        let mut grown = Vec::new();
+        // Readers come in between.
+        for values in batch.values.chunks(VALUES_PER_LOCK) {
+            let mut guard = self.inner.write();
+            let inner = &mut *guard;
+            let (chains_before, entries_before) = (inner.chains.len(), inner.entries.len());
+            for value in values {
+                let records = inner.put_value(value, place);
+                if records > 0 && records < HOPELESS && records.is_multiple_of(hot) {
+                    grown.push((value.key, value.lsn));
+                }
             }
+            let added = (inner.entries.len() - entries_before) * ENTRY_BYTES + (inner.chains.len() - chains_before) * CHAIN_BYTES;
+            self.memory.fetch_add(added, Ordering::Relaxed);
         }
-        let added = (inner.entries.len() - entries_before) * ENTRY_BYTES + (inner.chains.len() - chains_before) * CHAIN_BYTES;
-        self.memory.fetch_add(added, Ordering::Relaxed);
-        stopped
+        grown
     }
 
-    /// Adds a whole batch, whatever the length of its chains.
-    pub fn put(&self, batch: Batch) {
-        let mut placed = self.place(batch);
-        while self.put_some(&mut placed, u32::MAX).is_some() {}
+    /// Puts an image in the place of the record of that very version. Nothing happens if there is none.
+    pub fn replace_by_image(&self, key: Key, lsn: Lsn, image: &[u8]) {
+        let mut inner = self.inner.write();
+        let before = inner.chunk_bytes;
+        inner.replace_by_image(key, lsn, image);
+        self.memory.fetch_add(inner.chunk_bytes - before, Ordering::Relaxed);
+    }
+
+    /// The key's records cannot be applied: [`MemoryLayer::put`] does not name it again before it has a new base.
+    pub fn give_up(&self, key: Key) {
+        if let Some(chain) = self.inner.write().chains.get_mut(&key) {
+            chain.records |= HOPELESS;
+        }
     }
 
     /// Collects the versions of `key` within `lsns`, newest first, until a base.
@@ -363,6 +368,36 @@ impl Inner {
         0
     }
 
+    fn replace_by_image(&mut self, key: Key, lsn: Lsn, image: &[u8]) {
+        let Some(mut chain) = self.chains.get(&key).copied() else { return };
+        let (mut at, mut records_above) = (chain.newest, 0);
+        while let Some(entry) = self.entries.get(at as usize).filter(|entry| entry.lsn > lsn) {
+            records_above += 1;
+            at = entry.older;
+        }
+        if self.entries.get(at as usize).is_none_or(|entry| entry.lsn != lsn || entry.len_kind >> 30 != ValueKind::Record as u32) {
+            return;
+        }
+        let (chunk, offset) = self.take_bytes(image.to_vec());
+        let entry = &mut self.entries[at as usize];
+        (entry.chunk, entry.offset, entry.len_kind) = (chunk, offset, image.len() as u32 | (ValueKind::Image as u32) << 30);
+        // Bases of the same batch may be newer.
+        let (mut newer, mut older) = (NONE, chain.newest_base);
+        while let Some(base) = self.bases.get(older as usize).filter(|base| base.entry > at) {
+            (newer, older) = (older, base.older);
+        }
+        self.bases.push(Base { entry: at, older });
+        let base = self.bases.len() as u32 - 1;
+        match self.bases.get_mut(newer as usize) {
+            Some(newer) => newer.older = base,
+            None => {
+                chain.newest_base = base;
+                chain.records = records_above;
+                self.chains.insert(key, chain);
+            }
+        }
+    }
+
     /// Keeps the bytes of a batch: small ones behind the last chunk's, large ones as they are. Gives chunk and offset.
     fn take_bytes(&mut self, mut bytes: Vec<u8>) -> (u32, u32) {
         if bytes.len() < CHUNK_BYTES / 4 {
@@ -425,7 +460,7 @@ mod tests {
             };
             batch.push(key(1), Lsn(text[1..].parse().unwrap()), kind, bytes);
             batch.push(key(100 + n as u32), Lsn(1), ValueKind::Record, bytes);
-            layer.put(batch);
+            layer.put(batch, u32::MAX);
         }
         layer
     }
@@ -457,27 +492,41 @@ mod tests {
     }
 
     #[test]
-    fn putting_stops_where_a_chain_gets_hot_and_an_image_of_that_version_fits_in() {
+    fn images_take_the_place_of_the_versions_with_which_a_chain_got_hot() {
         let layer = MemoryLayer::new(Lsn(1));
         let mut batch = Batch::default();
         let bytes = batch.store(b"x");
         (1..=5).for_each(|lsn| batch.push(key(1), Lsn(lsn), ValueKind::Record, bytes));
-        let mut placed = layer.place(batch);
-        let mut stops = Vec::new();
-        while let Some((hot, lsn)) = layer.put_some(&mut placed, 2) {
-            stops.push(lsn.0);
-            let mut image = Batch::default();
-            image.push_image(hot, lsn, b"image");
-            layer.put(image);
-        }
-        assert_eq!(stops, [2, 4]);
+        batch.push(key(2), Lsn(1), ValueKind::Record, bytes);
+        batch.push(key(2), Lsn(2), ValueKind::Record, bytes);
+        batch.push(key(2), Lsn(3), ValueKind::InitRecord, bytes);
+        batch.push(key(2), Lsn(4), ValueKind::Record, bytes);
+        let grown = layer.put(batch, 2);
+        assert_eq!(grown, [(key(1), Lsn(2)), (key(1), Lsn(4)), (key(2), Lsn(2)), (key(2), Lsn(4))]);
+        grown.iter().take(3).for_each(|(key, lsn)| layer.replace_by_image(*key, *lsn, b"image"));
+        layer.replace_by_image(key(1), Lsn(9), b"of no version");
         let mut seen = Vec::new();
         let sorted = layer.sorted();
         layer.versions(&sorted, 0, |lsn, kind, _| seen.push((lsn.0, kind as u8)));
         assert_eq!(seen, [(1, 1), (2, 0), (3, 1), (4, 0), (5, 1)]);
-        assert_eq!(collect(&layer, 0..4), "image x");
-        assert!(sorted.keys().eq([key(1)]));
-        assert_eq!(sorted.count(0), 7);
+        assert_eq!((collect(&layer, 0..4), collect(&layer, 0..2)), ("image x".to_string(), "x ...".to_string()));
+        assert_eq!(collect(&layer, 0..99), "image x");
+        let of_second = |end| {
+            let mut found = Reconstruct::default();
+            layer.collect(key(2), &(Lsn(0)..Lsn(end)), &mut found);
+            (found.base().is_some(), found.record_count())
+        };
+        assert_eq!([of_second(9), of_second(4), of_second(3), of_second(2)], [(false, 2), (false, 1), (true, 0), (false, 1)]);
+        let mut next = Batch::default();
+        let bytes = next.store(b"y");
+        next.push(key(1), Lsn(6), ValueKind::Record, bytes);
+        next.push(key(2), Lsn(6), ValueKind::Record, bytes);
+        assert_eq!(layer.put(next, 2), [(key(1), Lsn(6))], "counted from the newest base");
+        layer.give_up(key(1));
+        let mut more = Batch::default();
+        let bytes = more.store(b"z");
+        (7..20).for_each(|lsn| more.push(key(1), Lsn(lsn), ValueKind::Record, bytes));
+        assert!(layer.put(more, 2).is_empty());
     }
 
     #[test]
@@ -489,7 +538,7 @@ mod tests {
             let bytes = batch.store(b"x");
             let key = key((lsn * 7919 % 31) as u32);
             batch.push(key, Lsn(lsn), ValueKind::Record, bytes);
-            layer.put(batch);
+            layer.put(batch, u32::MAX);
             want.entry(key).or_default().push(lsn);
         }
         let sorted = layer.sorted();

@@ -17,7 +17,7 @@ mod tests;
 pub use cache::BlockCache;
 pub use file::{LayerError, LayerFile};
 pub use map::LayerMap;
-pub use memory::{Batch, MemoryLayer, PlacedBatch, SortedVersions};
+pub use memory::{Batch, MemoryLayer, SortedVersions};
 pub use name::{LayerKind, LayerName};
 pub use writer::LayerWriter;
 

@@ -13,7 +13,7 @@ use crate::pg::version::PgVersion;
 use crate::pg::xlog::record::Record;
 use crate::types::key::KeyKind;
 use crate::types::{Fork, Key, Lsn, PAGE_SIZE};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
@@ -76,6 +76,44 @@ impl RedoExecutor {
         }
     }
 
+    /// As [`RedoExecutor::rebuild`] for several keys; a child gets all its requests at once.
+    pub async fn rebuild_many(&self, context: &ApplyContext, chains: &[(Key, Reconstruct)]) -> Vec<Result<Bytes, RedoFailure>> {
+        let mut answers = match self.mode {
+            RedoMode::Child if chains.len() > 1 => self.ask_many(context, chains).await,
+            _ => Vec::new(),
+        };
+        answers.resize(chains.len(), None);
+        let mut values = Vec::with_capacity(chains.len());
+        for ((key, found), answer) in chains.iter().zip(answers) {
+            values.push(match answer {
+                Some(page) => Ok(page),
+                None => self.rebuild(context, *key, found).await,
+            });
+        }
+        values
+    }
+
+    /// One exchange for the chains that a child can do. If it fails, nothing is known: each is asked for alone, and tells what is wrong.
+    async fn ask_many(&self, context: &ApplyContext, chains: &[(Key, Reconstruct)]) -> Vec<Option<Bytes>> {
+        let (mut request, mut asked) = (Vec::new(), Vec::new());
+        for (place, (key, found)) in chains.iter().enumerate() {
+            let Some(KeyKind::RelBlock { rel, block }) = key.kind().filter(|_| found.record_count() > 0) else { continue };
+            let base = found.base().map(|base| if base.is_empty() { &ZEROS[..] } else { base });
+            let base = base.map(|base| base.try_into());
+            if rel.fork == Fork::Vm || matches!(base, Some(Err(_))) {
+                continue;
+            }
+            pipe::encode_request(BlockTag { rel, block }, base.and_then(Result::ok), found.records(), &mut request);
+            asked.push(place);
+        }
+        let mut answers = vec![None; chains.len()];
+        match self.exchange((context.version, context.page_lsn_on_visible), &request, asked.len()).await {
+            Ok(pages) => asked.into_iter().zip(pages).for_each(|(place, page)| answers[place] = Some(page)),
+            Err(failure) => tracing::debug!(error = %failure, "a redo child failed at several pages, each is asked for again"),
+        }
+        answers
+    }
+
     /// Hands runs of records that name the block to a child, and applies the others here.
     async fn through_children(
         &self,
@@ -112,8 +150,8 @@ impl RedoExecutor {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.ask_one(kind, &request).await {
-                Ok(page) => return Ok(page),
+            match self.exchange(kind, &request, 1).await {
+                Ok(mut pages) => return Ok(pages.pop().unwrap_or_default()),
                 Err(failure) if tries == TRIES => return Err(self.explain(context, tag, base, run, failure)),
                 Err(failure) => {
                     self.env.probe.mark("redo-child-retry");
@@ -139,24 +177,31 @@ impl RedoExecutor {
         }
     }
 
-    async fn ask_one(&self, kind: Kind, request: &[u8]) -> Result<Bytes, RedoFailure> {
+    /// Sends requests to one child and takes its answers, a page each, while it still sends: a pipe holds few of them.
+    async fn exchange(&self, kind: Kind, requests: &[u8], count: usize) -> Result<Vec<Bytes>, RedoFailure> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
         let idle = self.idle.lock().get_mut(&kind).and_then(Vec::pop);
         let mut child = match idle {
             Some(child) => child,
             None => self.env.redo.spawn(kind.0, kind.1).map_err(RedoFailure::Spawn)?,
         };
-        let exchange = async {
-            child.input.write_all(request).await?;
-            child.input.flush().await?;
-            let mut page = vec![0; PAGE_SIZE];
-            child.output.read_exact(&mut page).await?;
-            io::Result::Ok(page)
+        let (input, output) = (&mut child.input, &mut child.output);
+        let send = async {
+            input.write_all(requests).await?;
+            input.flush().await
         };
-        match self.env.clock.timeout(self.limit, exchange).await {
-            Ok(Ok(page)) => {
+        let receive = async {
+            let mut pages = BytesMut::zeroed(count * PAGE_SIZE);
+            output.read_exact(&mut pages).await?;
+            io::Result::Ok(pages.freeze())
+        };
+        match self.env.clock.timeout(self.limit, futures::future::try_join(send, receive)).await {
+            Ok(Ok(((), pages))) => {
                 self.idle.lock().entry(kind).or_default().push(child);
-                Ok(page.into())
+                Ok((0..count).map(|n| pages.slice(n * PAGE_SIZE..(n + 1) * PAGE_SIZE)).collect())
             }
             outcome => {
                 child.control.kill().await;

@@ -4,6 +4,7 @@
 //! layers contribute.
 
 use super::layer::Layer;
+use super::read::GET_TOGETHER;
 use super::{LayerSet, ReadError, Timeline};
 use crate::io_abstraction::ClockExt as _;
 use crate::layer::writer::FinishedLayer;
@@ -12,7 +13,7 @@ use crate::limits::REPLAY_RECORDS_MAX;
 use crate::remote::LayerMeta;
 use crate::types::{Key, Lsn};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -99,6 +100,7 @@ async fn plan(
     first: usize,
 ) -> Result<Plan, ReadError> {
     let mut plan = Plan { places: first..first, depth_before: Vec::new(), images: BTreeMap::new(), failures: 0 };
+    let mut wanted = Vec::new();
     for (place, key) in sorted.keys().enumerate().skip(first).take(KEYS_PER_SLICE) {
         if place % KEYS_PER_YIELD == 0 {
             crate::io_abstraction::tasks::yield_now().await;
@@ -110,15 +112,20 @@ async fn plan(
         plan.depth_before.push(before);
         // Most chains are short: no need to look at them one by one.
         if before + sorted.count(place) > REPLAY_RECORDS_MAX {
-            let mut kinds = Vec::new();
-            frozen.versions(sorted, place, |lsn, kind, _| kinds.push((lsn, kind)));
-            plan.shorten(timeline, key, Depth(before), kinds).await?;
+            let mut depth = Depth(before);
+            frozen.versions(sorted, place, |lsn, kind, _| {
+                if depth.after(kind) > REPLAY_RECORDS_MAX {
+                    wanted.push((key, lsn));
+                    depth = Depth(0);
+                }
+            });
         }
         plan.places.end = place + 1;
-        if plan.images.len() >= IMAGES_PER_SLICE {
+        if wanted.len() >= IMAGES_PER_SLICE {
             break;
         }
     }
+    plan.make_images(timeline, &wanted).await?;
     Ok(plan)
 }
 
@@ -139,27 +146,21 @@ impl Plan {
         }
     }
 
-    /// Plans images for one key wherever a chain would grow too long.
-    async fn shorten(&mut self, timeline: &Timeline, key: Key, mut depth: Depth, kinds: Vec<(Lsn, ValueKind)>) -> Result<(), ReadError> {
-        for (lsn, kind) in kinds {
-            if depth.after(kind) <= REPLAY_RECORDS_MAX {
-                continue;
-            }
-            if self.failures >= FAILURES_MAX {
-                break;
-            }
-            match timeline.get(key, lsn).await {
-                Ok(image) => {
-                    self.images.insert((key, lsn), image);
-                    depth = Depth(0);
+    /// Makes the images without which a chain would be too long.
+    async fn make_images(&mut self, timeline: &Timeline, wanted: &[(Key, Lsn)]) -> Result<(), ReadError> {
+        let mut hopeless = BTreeSet::new();
+        for wanted in wanted.chunks(GET_TOGETHER) {
+            let wanted: Vec<(Key, Lsn)> = wanted.iter().copied().filter(|(key, _)| !hopeless.contains(key)).collect();
+            for (version, image) in wanted.iter().zip(timeline.get_many(&wanted).await) {
+                match image {
+                    Ok(image) => _ = self.images.insert(*version, image),
+                    // A page that cannot be rebuilt keeps its chain; its readers get the error.
+                    Err(error @ (ReadError::Redo { .. } | ReadError::Missing { .. } | ReadError::Layer { .. })) => {
+                        hopeless.insert(version.0);
+                        tracing::warn!(timeline = %timeline.identity.timeline, %error, "no image for a page with many records");
+                    }
+                    Err(error) => return Err(error),
                 }
-                // A page that cannot be rebuilt keeps its chain; its readers get the error.
-                Err(error @ (ReadError::Redo { .. } | ReadError::Missing { .. } | ReadError::Layer { .. })) => {
-                    self.failures += u32::from(matches!(error, ReadError::Layer { .. }));
-                    tracing::warn!(timeline = %timeline.identity.timeline, %error, "no image for a page with many records");
-                    break;
-                }
-                Err(error) => return Err(error),
             }
         }
         Ok(())

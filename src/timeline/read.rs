@@ -33,6 +33,9 @@ pub enum ReadError {
     Malformed { key: Key, lsn: Lsn, reason: &'static str },
 }
 
+/// Chains that are collected before they are rebuilt together: this bounds their memory.
+pub(super) const GET_TOGETHER: usize = 32;
+
 impl Timeline {
     /// Waits until WAL up to `lsn` is ingested, at most the configured time.
     pub async fn wait_lsn(&self, lsn: Lsn) -> Result<(), ReadError> {
@@ -65,17 +68,52 @@ impl Timeline {
         self.rebuild(key, lsn, &found).await
     }
 
+    /// As [`Timeline::get`] for several, with few turns to redo.
+    pub async fn get_many(&self, wanted: &[(Key, Lsn)]) -> Vec<Result<Bytes, ReadError>> {
+        let mut values = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(GET_TOGETHER) {
+            let mut results: Vec<Option<Result<Bytes, ReadError>>> = Vec::with_capacity(wanted.len());
+            let (mut chains, mut places) = (Vec::new(), Vec::new());
+            for (place, (key, lsn)) in wanted.iter().enumerate() {
+                let found = self.collect(*key, *lsn).await;
+                results.push(match found.and_then(|found| Ok((self.without_redo(*key, *lsn, &found)?, found))) {
+                    Ok((None, found)) => {
+                        chains.push((*key, found));
+                        places.push(place);
+                        None
+                    }
+                    Ok((Some(value), _)) => Some(Ok(value)),
+                    Err(error) => Some(Err(error)),
+                });
+            }
+            let rebuilt = self.shared.redo.rebuild_many(&self.apply_context(), &chains).await;
+            for (place, value) in places.into_iter().zip(rebuilt) {
+                let (key, lsn) = wanted[place];
+                results[place] = Some(value.map_err(|error| ReadError::Redo { key, lsn, error }));
+            }
+            values.extend(results.into_iter().flatten());
+        }
+        values
+    }
+
     /// Replays what was collected.
-    pub(super) async fn rebuild(&self, key: Key, lsn: Lsn, found: &Reconstruct) -> Result<Bytes, ReadError> {
+    async fn rebuild(&self, key: Key, lsn: Lsn, found: &Reconstruct) -> Result<Bytes, ReadError> {
+        if let Some(value) = self.without_redo(key, lsn, found)? {
+            return Ok(value);
+        }
+        self.shared.redo.rebuild(&self.apply_context(), key, found).await.map_err(|error| ReadError::Redo { key, lsn, error })
+    }
+
+    /// What was collected, if no records are to be applied.
+    fn without_redo(&self, key: Key, lsn: Lsn, found: &Reconstruct) -> Result<Option<Bytes>, ReadError> {
         if !found.is_complete() && !key_starts_empty(key) {
             return Err(ReadError::Missing { timeline: self.identity.timeline, key, lsn });
         }
-        if found.record_count() == 0 {
-            let base = found.base_bytes().unwrap_or_default();
-            return Ok(if base.is_empty() && is_page(key) { Bytes::from_static(&ZEROS) } else { base });
+        if found.record_count() > 0 {
+            return Ok(None);
         }
-        let context = self.apply_context();
-        self.shared.redo.rebuild(&context, key, found).await.map_err(|error| ReadError::Redo { key, lsn, error })
+        let base = found.base_bytes().unwrap_or_default();
+        Ok(Some(if base.is_empty() && is_page(key) { Bytes::from_static(&ZEROS) } else { base }))
     }
 
     /// Collects base and records of `key` at `lsn` from this timeline and its ancestors.

@@ -4,6 +4,7 @@ use super::{LayerSet, Timeline};
 use crate::layer::{Batch, MemoryLayer};
 use crate::limits::{FROZEN_LAYERS_MAX, REPLAY_RECORDS_MAX};
 use crate::types::{Key, Lsn};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -51,10 +52,8 @@ impl TimelineWriter {
         }
         self.timeline.ahead.store(true, Ordering::Release);
         let open = self.timeline.layers().open.clone();
-        let mut placed = open.place(batch);
-        while let Some((key, lsn)) = open.put_some(&mut placed, REPLAY_RECORDS_MAX) {
-            self.shorten(&open, key, lsn).await;
-        }
+        let hot = open.put(batch, REPLAY_RECORDS_MAX);
+        self.shorten(&open, hot).await;
     }
 
     /// Waits while too much is frozen: memory stays bounded when the disk is slower than the WAL.
@@ -70,16 +69,23 @@ impl TimelineWriter {
         }
     }
 
-    /// Puts an image of a page that collected many records since its last one.
-    async fn shorten(&self, open: &MemoryLayer, key: Key, lsn: Lsn) {
-        match self.timeline.get(key, lsn).await {
-            Ok(image) => {
-                let mut batch = Batch::default();
-                batch.push_image(key, lsn, &image);
-                open.put(batch);
+    /// Puts images of pages that collected many records since their last one. Those of one page build on each other.
+    async fn shorten(&self, open: &MemoryLayer, mut hot: Vec<(Key, Lsn)>) {
+        while !hot.is_empty() {
+            let mut pages = BTreeSet::new();
+            let (now, later): (Vec<_>, Vec<_>) = hot.into_iter().partition(|(key, _)| pages.insert(*key));
+            hot = later;
+            for ((key, lsn), image) in now.iter().zip(self.timeline.get_many(&now).await) {
+                match image {
+                    Ok(image) => open.replace_by_image(*key, *lsn, &image),
+                    // Ingest never stops for a page that cannot be rebuilt: whoever reads it gets the error.
+                    Err(error) => {
+                        tracing::warn!(timeline = %self.timeline.identity.timeline, %error, "no image for a page with many records");
+                        open.give_up(*key);
+                        hot.retain(|(other, _)| other != key);
+                    }
+                }
             }
-            // Ingest never stops for a page that cannot be rebuilt: whoever reads it gets the error.
-            Err(error) => tracing::warn!(timeline = %self.timeline.identity.timeline, %error, "no image for a page with many records"),
         }
     }
 }
