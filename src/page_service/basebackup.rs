@@ -3,7 +3,7 @@
 //! In: a timeline, an LSN and what the cluster is for. Out: CopyData messages. Invariant: CopyDone is sent only after everything was read
 //! and sent; what fails earlier ends with an error, and its tar without pg_control.
 
-use super::connection::{CommandFailure, Connection, ConnectionError, sqlstate};
+use super::connection::{CommandFailure, Connection, ConnectionError, Outcome, sqlstate};
 use crate::export::{self, ByteOutput, ExportError, ExportSpec, TarSink, WalSource};
 use crate::pg::wire::{self, CopyDirection};
 use crate::tenant::TimelineHandle;
@@ -18,11 +18,7 @@ use std::sync::Arc;
 const GATHER_BYTES: usize = 256 << 10;
 
 impl Connection {
-    pub(super) async fn full_backup(
-        &mut self,
-        handle: Arc<TimelineHandle>,
-        mut spec: ExportSpec,
-    ) -> Result<Result<(), CommandFailure>, ConnectionError> {
+    pub(super) async fn full_backup(&mut self, handle: Arc<TimelineHandle>, mut spec: ExportSpec) -> Outcome<()> {
         spec.wal = Some(Arc::new(Log(handle.wal.log.clone())));
         let env = self.env.clone();
         let mut output = CopyOutput { connection: self, started: false, broken: None };
@@ -33,7 +29,7 @@ impl Connection {
         Ok(match exported {
             Ok(_) => {
                 wire::put_copy_done(&mut self.output);
-                wire::put_command_complete(&mut self.output, "COPY 0");
+                wire::put_command_complete(&mut self.output, "SELECT 1");
                 Ok(())
             }
             Err(error) => Err(failure(error)),
@@ -69,7 +65,7 @@ impl CopyOutput<'_> {
 impl ByteOutput for CopyOutput<'_> {
     async fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         if !self.started {
-            wire::put_copy_response(&mut self.connection.output, CopyDirection::Out, true);
+            wire::put_copy_response(&mut self.connection.output, CopyDirection::Out, false);
             self.started = true;
         }
         for piece in bytes.chunks(GATHER_BYTES) {
