@@ -4,7 +4,7 @@
 
 use super::extended::Extended;
 use super::protocol::{Command, CommandError};
-use crate::export::ExportSpec;
+use crate::export::{ExportSpec, Form};
 use crate::io_abstraction::{BoxStream, ClockExt as _, Env};
 use crate::limits::PAGE_SERVICE_MESSAGE_MAX;
 use crate::pg::wire::{self, Frontend, Severity, StartupPacket, TransactionStatus, WireError};
@@ -261,10 +261,16 @@ impl Connection {
                     Err(error) => Ok(Err(error.into())),
                 };
             }
-            Command::BaseBackup { .. } => return Ok(Err(CommandFailure::new(sqlstate::FEATURE_NOT_SUPPORTED, "basebackup"))),
+            // Slots, the only thing that it leaves out for a replica, are never in it.
+            Command::BaseBackup { tenant, timeline, lsn, gzip, replica: _ } => {
+                return match self.timeline(tenant, timeline) {
+                    Ok(handle) => self.backup(handle, ExportSpec::new(Form::BaseBackup, lsn), gzip).await,
+                    Err(error) => Ok(Err(error.into())),
+                };
+            }
             Command::FullBackup { tenant, timeline, lsn, prev_lsn: _, form } => {
                 return match self.timeline(tenant, timeline) {
-                    Ok(handle) => self.full_backup(handle, ExportSpec::new(form, lsn)).await,
+                    Ok(handle) => self.backup(handle, ExportSpec::new(form, lsn), false).await,
                     Err(error) => Ok(Err(error.into())),
                 };
             }

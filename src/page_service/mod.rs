@@ -8,6 +8,7 @@
 mod basebackup;
 pub mod connection;
 mod extended;
+mod gzip;
 pub mod listener;
 pub mod pagestream;
 pub mod protocol;

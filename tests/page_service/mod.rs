@@ -1,5 +1,6 @@
-//! The page service as clients meet it: extended queries, clients that do not read, refusals.
+//! The page service as clients meet it: extended queries, clients that do not read, base backups, refusals.
 
+mod base_backup;
 mod client;
 mod extended;
 mod refusals;

@@ -35,7 +35,7 @@ async fn commands_are_refused_with_their_code() {
     let unknown = "0123456789abcdef0123456789abcdef";
     let mut client = Client::connect(&place, &server).await;
     let ids = format!("{tenant} {timeline}");
-    for command in ["pagestream", "pagestream_v2", "pagestream_v3", "fullbackup", "get_last_record_rlsn"] {
+    for command in ["pagestream", "pagestream_v2", "pagestream_v3", "basebackup", "fullbackup", "get_last_record_rlsn"] {
         for (arguments, sqlstate, part) in [
             (String::new(), "42601", "needs a tenant id"),
             (tenant.clone(), "42601", "needs a timeline id"),
@@ -62,11 +62,12 @@ async fn commands_are_refused_with_their_code() {
         client.refused(&command).await.check(sqlstate, part);
     }
     // What cannot be done at the LSN that is named; nothing is sent before the refusal.
-    for (command, form) in [("fullbackup", ""), ("fullbackup", " --as first-node")] {
+    for (command, form) in [("basebackup", ""), ("basebackup", " --gzip"), ("fullbackup", ""), ("fullbackup", " --as first-node")] {
         for (lsn, part) in [("0/10", "was garbage collected. requested at 0/10 gc cutoff"), ("FF/0", "waiting for WAL up to FF/0")] {
             let (refusal, begun): (Refusal, bool) = client.copy_out(&format!("{command} {ids} {lsn}{form}")).await.unwrap_err();
             refusal.check("XX000", part);
             assert!(!begun, "{command} {lsn}{form}");
+            assert_eq!(refusal.message.contains("invalid basebackup lsn"), command == "basebackup", "{refusal:?}");
         }
     }
     let (refusal, _) = client.copy_out(&format!("fullbackup {ids} FF/0")).await.unwrap_err();
