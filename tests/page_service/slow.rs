@@ -26,7 +26,7 @@ fn requests() -> Vec<u8> {
 #[tokio::test]
 async fn who_does_not_read_is_let_go() {
     let place = Place::new().await;
-    let server = PalServer::start(&place, "node", &["page_service_idle_timeout = '1s'"]).await;
+    let server = PalServer::start(&place, "node", &["page_service_idle_timeout = '2s'"]).await;
     let (tenant, timeline) = timeline(&place, &server).await;
     let mut backup = Client::connect(&place, &server).await;
     backup.query(&format!("fullbackup {tenant} {timeline}")).await;
@@ -62,7 +62,7 @@ async fn who_does_not_read_is_let_go() {
 #[tokio::test]
 async fn who_reads_slowly_is_served() {
     let place = Place::new().await;
-    let server = PalServer::start(&place, "node", &["page_service_idle_timeout = '1s'"]).await;
+    let server = PalServer::start(&place, "node", &["page_service_idle_timeout = '2s'"]).await;
     let (tenant, timeline) = timeline(&place, &server).await;
     let mut client = Client::connect(&place, &server).await;
     client.query(&format!("fullbackup {tenant} {timeline}")).await;
@@ -77,7 +77,7 @@ async fn who_reads_slowly_is_served() {
         // Slow, but not so slow that megabytes of buffers on the way hide it.
         if bytes > pause_at {
             pause_at = bytes + (2 << 20);
-            place.env.clock.sleep(Duration::from_millis(150)).await;
+            place.env.clock.sleep(Duration::from_millis(200)).await;
         }
     }
     assert!(place.env.clock.mono().since(begun) > Duration::from_secs(2), "longer than the limit in all, {bytes} bytes");
