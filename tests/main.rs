@@ -5,6 +5,7 @@ mod cli;
 mod demo;
 mod documentation;
 mod export;
+mod page_service;
 mod pal;
 mod postgres;
 mod recovery;

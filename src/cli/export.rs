@@ -22,8 +22,8 @@ const SILENCE: Duration = Duration::from_secs(300);
 const PIECES_AHEAD: usize = 16;
 
 const EXAMPLES: &str = "\
-The backup needs no WAL and no recovery settings: start a stock server on the directory. Tablespaces come
-out as plain directories under pg_tblspc.
+The backup needs no WAL and no recovery settings: start a stock server on the directory. A replica follows
+its primary once primary_conninfo is set. Tablespaces come out as plain directories under pg_tblspc.
 
 Examples:
   pal export --tenant $T --timeline $TL -o ./data && postgres -D ./data

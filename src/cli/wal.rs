@@ -32,7 +32,8 @@ Examples:
 
 const VERIFY_HELP: &str = "\
 The WAL must come from a server that ran with wal_consistency_checking=all. Every record is applied to the pages
-that the ones before it made, and the result is compared with the image in the record.
+that the ones before it made, and the result is compared with the image in the record. A first segment that
+begins inside a record is read from the first record that begins in it.
 
 Exit codes: 0 all equal, 1 a mismatch (or the WAL cannot be read), 3 a record that no routine handles,
 7 no WAL in the directory.

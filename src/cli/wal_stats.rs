@@ -61,6 +61,10 @@ pub fn collect(args: &WalStatsArgs, disk: &dyn Disk) -> Result<StatsReport, WalS
         at = needed;
         let bytes = files.read(at, PIECE)?;
         if bytes.is_empty() {
+            // A file that is shorter than a segment.
+            if args.end.is_some() || files.goes_on_after(at) {
+                return Err(WalFilesError::Missing(at).into());
+            }
             break;
         }
         collector.push(at, Bytes::from(bytes))?;

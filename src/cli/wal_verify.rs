@@ -23,7 +23,7 @@ const PIECE: u64 = 4 << 20;
 pub struct WalVerifyArgs {
     /// Directory of WAL segments (`pg_wal` or an archive).
     pub dir: PathBuf,
-    /// Start of the first record [default: first record of the first segment].
+    /// Start of the first record [default: the first record that begins in the first segment].
     #[arg(long)]
     pub start: Option<Lsn>,
     /// Stop before the first record that ends beyond this [default: end of the WAL].
@@ -59,14 +59,21 @@ pub enum WalVerifyError {
     },
     #[error("WAL ends at {at}, before the wanted end {wanted}: {reason}")]
     EndsEarly { at: Lsn, wanted: Lsn, reason: String },
+    #[error("the WAL segment that holds {at} is missing or cut short, and there are later ones")]
+    Gap { at: Lsn },
+    #[error("there is no whole record at or after {start}: {reason}")]
+    NoRecord { start: Lsn, reason: String },
 }
 
 /// What was found, and how far it went.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Outcome {
+    /// Start of the first record.
     pub start: Lsn,
     /// End of the last record.
     pub end: Lsn,
+    /// What was found at the end of the WAL, if that was reached.
+    pub stopped: Option<String>,
     #[serde(flatten)]
     pub report: Report,
 }
@@ -157,44 +164,69 @@ pub fn run(args: &WalVerifyArgs, names: impl IntoIterator<Item = String>, read: 
         let first = segments.files.first_key_value().map(|(_, name)| name.clone()).unwrap_or_default();
         return Err(WalVerifyError::Start { start, first });
     }
-    let mut decoder = StreamDecoder::new(start, Some(segments.version), segments.size)?;
-    let mut verifier = Verifier::new(segments.version);
-    let mut stopped = None;
-    let mut at = Lsn(start.page_start().0);
-    'wal: while args.end.is_none_or(|end| decoder.last_end() < end) {
-        let Some(name) = segments.files.get(&at.segment_number(segments.size)) else {
-            stopped = Some("the next segment is not in the directory".to_string());
-            break;
-        };
-        let offset = at.segment_offset(segments.size);
-        let len = PIECE.min(segments.size - offset);
-        let piece = read_at(read, name, offset, len as usize)?;
-        if piece.is_empty() {
-            break;
-        }
-        let len = piece.len() as u64;
-        decoder.feed_bytes(at, Bytes::from(piece))?;
-        at = Lsn(at.0 + len);
-        loop {
-            match decoder.next() {
-                Ok(Some((span, _))) if args.end.is_some_and(|end| span.end > end) => break 'wal,
-                Ok(Some((span, record))) => {
-                    verifier.record(span.end, record).map_err(|source| WalVerifyError::Record { lsn: span.end, source })?;
+    let decoder = match args.start {
+        Some(start) => StreamDecoder::new(start, Some(segments.version), segments.size)?,
+        // The segment may begin with the rest of a record.
+        None => StreamDecoder::seek(start, Some(segments.version), segments.size)?,
+    };
+    let mut run = Run { decoder, verifier: Verifier::new(segments.version), first: None, end: args.end };
+    let stopped = run.segments(&segments, start.page_start(), read)?;
+    let end = run.decoder.last_end();
+    match (run.first, args.end, stopped) {
+        (_, Some(wanted), Some(reason)) if end < wanted => Err(WalVerifyError::EndsEarly { at: end, wanted, reason }),
+        (None, _, Some(reason)) => Err(WalVerifyError::NoRecord { start, reason }),
+        (first, _, stopped) => Ok(Outcome { start: first.unwrap_or(start), end, stopped, report: run.verifier.report() }),
+    }
+}
+
+struct Run {
+    decoder: StreamDecoder,
+    verifier: Verifier,
+    /// Start of the first record.
+    first: Option<Lsn>,
+    end: Option<Lsn>,
+}
+
+impl Run {
+    /// Verifies from `at` on; gives what was found at the end of the WAL, if that was reached.
+    fn segments(&mut self, segments: &Segments, mut at: Lsn, read: &mut ReadPiece<'_>) -> Result<Option<String>, WalVerifyError> {
+        while self.end.is_none_or(|end| self.decoder.last_end() < end) {
+            let number = at.segment_number(segments.size);
+            let offset = at.segment_offset(segments.size);
+            let piece = match segments.files.get(&number) {
+                Some(name) => read_at(read, name, offset, PIECE.min(segments.size - offset) as usize)?,
+                None => Vec::new(),
+            };
+            if piece.is_empty() {
+                if segments.files.range(number + 1..).next().is_some() {
+                    return Err(WalVerifyError::Gap { at });
                 }
-                Ok(None) => break,
-                Err(error) if error.may_be_end_of_wal() && !segments.goes_on_after(at.saturating_sub(1), read) => {
-                    stopped = Some(error.to_string());
-                    break 'wal;
+                return Ok(Some(format!("the files end at {at}")));
+            }
+            let len = piece.len() as u64;
+            self.decoder.feed_bytes(at, Bytes::from(piece))?;
+            at = Lsn(at.0 + len);
+            match self.records() {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(WalVerifyError::Wal(error)) if error.may_be_end_of_wal() && !segments.goes_on_after(at.saturating_sub(1), read) => {
+                    return Ok(Some(error.to_string()));
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
-    let end = decoder.last_end();
-    if let (Some(wanted), Some(reason)) = (args.end, stopped)
-        && end < wanted
-    {
-        return Err(WalVerifyError::EndsEarly { at: end, wanted, reason });
+
+    /// Verifies the records that are whole; false at the end that is wanted.
+    fn records(&mut self) -> Result<bool, WalVerifyError> {
+        while let Some((span, record)) = self.decoder.next()? {
+            if self.end.is_some_and(|end| span.end > end) {
+                return Ok(false);
+            }
+            self.first.get_or_insert(span.start);
+            self.verifier.record(span.end, record).map_err(|source| WalVerifyError::Record { lsn: span.end, source })?;
+        }
+        Ok(true)
     }
-    Ok(Outcome { start, end, report: verifier.report() })
 }

@@ -31,9 +31,13 @@ pub async fn write(
     advance: &mut (dyn FnMut(u64) + Send),
 ) -> Result<(), ExportError> {
     let failed = |error| ExportError::Sink { path: file.path.clone(), error };
+    if let Content::Directory = file.content {
+        return sink.directory(&file.path).await.map_err(failed);
+    }
     sink.file(&file.path, file.len()).await.map_err(failed)?;
     let mut out = Out { sink, advance, path: &file.path };
     match &file.content {
+        Content::Directory => {}
         Content::Bytes(bytes) => out.data(Bytes::copy_from_slice(bytes)).await?,
         Content::Relation { rel, first, blocks } => source.relation(*rel, *first, *blocks, &mut out).await?,
         Content::Slru { kind, segment, stored, pages } => out.data(source.slru(*kind, *segment, *stored, *pages).await?).await?,

@@ -13,6 +13,7 @@
 //!
 //! Source: reference wal-redo, section 10; page-service, section 8.
 
+mod base_backup;
 mod content;
 mod plan;
 mod settings;
@@ -44,6 +45,8 @@ pub enum Form {
     Replica,
     /// A new primary after all nodes were lost: the timeline's identifier, the next TLI, shut down at the end of the timeline.
     Reseed,
+    /// For a server that reads pages over the network: no relation files, and no checkpoint record that a stock server would need.
+    BaseBackup,
 }
 
 /// What to export.
@@ -102,6 +105,10 @@ pub enum ExportError {
     Wal { lsn: Lsn, error: io::Error },
     #[error("the tablespace map names \"{name}\", but at {lsn} timeline {timeline} has {known}")]
     UnknownTablespace { timeline: TimelineId, lsn: Lsn, name: String, known: String },
+    #[error(
+        "user tablespaces are not supported by basebackup, and timeline {timeline} has files in tablespace {spc} at {lsn}: use fullbackup"
+    )]
+    Tablespace { timeline: TimelineId, lsn: Lsn, spc: u32 },
     #[error("write {path}: {error}")]
     Sink { path: String, error: io::Error },
 }
@@ -120,9 +127,12 @@ pub async fn run(
     sink: &mut dyn Sink,
     progress: Progress<'_>,
 ) -> Result<Exported, ExportError> {
-    let lsn = resolve(timeline, spec).await?;
-    let start = start::prepare(env, timeline, spec, lsn).await?;
-    let plan = plan::plan(timeline, spec, &start).await?;
+    let (lsn, prev) = resolve(timeline, spec).await?;
+    let start = start::prepare(env, timeline, spec, (lsn, prev)).await?;
+    let plan = match spec.form {
+        Form::BaseBackup => base_backup::plan(timeline, &start).await?,
+        _ => plan::plan(timeline, spec, &start).await?,
+    };
     sink.begin(start.time).await.map_err(|error| ExportError::Sink { path: String::new(), error })?;
     for place in &plan.places {
         let (path, made) = match place {
@@ -148,19 +158,23 @@ pub async fn run(
         tli: start.control.checkpoint_copy.tli,
         checkpoint_lsn: start.control.checkpoint,
         wal_end_lsn: start.wal_end,
-        files: plan.files.len() as u64,
+        files: plan.files.iter().filter(|file| !file.is_directory()).count() as u64,
         bytes: total,
     })
 }
 
-/// The LSN whose content is exported: ingested, and not below the GC cutoff.
-async fn resolve(timeline: &Timeline, spec: &ExportSpec) -> Result<Lsn, ExportError> {
-    let lsn = spec.lsn.map_or_else(|| timeline.last_record.lsn(), Lsn::align8);
+/// The LSN whose content is exported: ingested, and not below the GC cutoff; and the start of the record that ends there, if known.
+async fn resolve(timeline: &Timeline, spec: &ExportSpec) -> Result<(Lsn, Lsn), ExportError> {
+    let Some(lsn) = spec.lsn.map(Lsn::align8) else {
+        let (last, prev) = timeline.last_record.lsn_and_prev();
+        timeline.check_cutoff(last)?;
+        return Ok((last, prev));
+    };
     timeline.check_cutoff(lsn)?;
     timeline.wait_lsn(lsn).await?;
-    let last = timeline.last_record.lsn();
+    let (last, prev) = timeline.last_record.lsn_and_prev();
     if spec.form == Form::Reseed && lsn != last {
         return Err(ExportError::NotTheEnd { timeline: timeline.identity.timeline, lsn, last });
     }
-    Ok(lsn)
+    Ok((lsn, if lsn == last { prev } else { Lsn::INVALID }))
 }

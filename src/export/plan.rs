@@ -44,6 +44,8 @@ const COMMIT_TS_PER_PAGE: u32 = 819;
 
 /// Where a file's bytes come from.
 pub enum Content {
+    /// None: a directory that stands among the files.
+    Directory,
     Bytes(Vec<u8>),
     /// A run of blocks of a relation fork.
     Relation {
@@ -70,10 +72,15 @@ pub struct File {
 }
 
 impl File {
+    pub fn is_directory(&self) -> bool {
+        matches!(self.content, Content::Directory)
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         let pages = |n: u32| u64::from(n) * PAGE_SIZE as u64;
         match &self.content {
+            Content::Directory => 0,
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Relation { blocks, .. } => pages(*blocks),
             Content::Slru { pages: n, .. } => pages(*n),
@@ -131,11 +138,11 @@ pub async fn plan(timeline: &Timeline, spec: &ExportSpec, start: &Start) -> Resu
 }
 
 impl Plan {
-    fn directory(&mut self, path: impl Into<String>) {
+    pub(super) fn directory(&mut self, path: impl Into<String>) {
         self.places.push(Place::Directory(path.into()));
     }
 
-    fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+    pub(super) fn file(&mut self, path: impl Into<String>, bytes: impl Into<Vec<u8>>) {
         self.files.push(File { path: path.into(), content: Content::Bytes(bytes.into()) });
     }
 }
@@ -176,7 +183,7 @@ async fn tablespaces(plan: &mut Plan, timeline: &Timeline, spec: &ExportSpec, st
 
 /// One database in one tablespace: its files and relations.
 async fn database(plan: &mut Plan, timeline: &Timeline, start: &Start, (spc, db): (u32, u32), has_files: bool) -> Result<(), ExportError> {
-    let (lsn, version) = (start.lsn, start.control.version());
+    let version = start.control.version();
     let path = match spc {
         GLOBAL_TABLESPACE => "global".to_string(),
         DEFAULT_TABLESPACE => format!("base/{db}"),
@@ -186,17 +193,13 @@ async fn database(plan: &mut Plan, timeline: &Timeline, start: &Start, (spc, db)
         plan.directory(path.clone());
     }
     if has_files {
-        let map = timeline.get(Key::rel_map(spc, db), lsn).await?;
-        if map.len() != version.relmap_size() {
-            let what = format!("the relation map of database {db}");
-            return Err(ExportError::Stored { timeline: timeline.identity.timeline, lsn, what });
-        }
+        let map = relation_map(timeline, start, (spc, db)).await?;
         if spc != GLOBAL_TABLESPACE {
             plan.file(format!("{path}/PG_VERSION"), format!("{version}\n"));
         }
-        plan.file(format!("{path}/pg_filenode.map"), map.to_vec());
+        plan.file(format!("{path}/pg_filenode.map"), map);
     }
-    let relations = timeline.relations(spc, db, lsn).await?;
+    let relations = timeline.relations(spc, db, start.lsn).await?;
     for &(rel, fork) in &relations {
         let tag = RelTag { spc, db, rel, fork };
         let unlogged = relations.contains(&(rel, Fork::Init));
@@ -213,8 +216,18 @@ async fn database(plan: &mut Plan, timeline: &Timeline, start: &Start, (spc, db)
     Ok(())
 }
 
+/// The relation map of a database, checked for its length.
+pub(super) async fn relation_map(timeline: &Timeline, start: &Start, (spc, db): (u32, u32)) -> Result<Vec<u8>, ExportError> {
+    let map = timeline.get(Key::rel_map(spc, db), start.lsn).await?;
+    if map.len() == start.control.version().relmap_size() {
+        return Ok(map.to_vec());
+    }
+    let what = format!("the relation map of database {db}");
+    Err(ExportError::Stored { timeline: timeline.identity.timeline, lsn: start.lsn, what })
+}
+
 /// The files of a fork, written as fork `name_as`: one per GiB, an empty one for no blocks.
-async fn relation(
+pub(super) async fn relation(
     plan: &mut Plan,
     timeline: &Timeline,
     start: &Start,
@@ -267,7 +280,7 @@ async fn slru(plan: &mut Plan, timeline: &Timeline, start: &Start, kind: SlruKin
     Ok(())
 }
 
-async fn two_phase(plan: &mut Plan, timeline: &Timeline, start: &Start) -> Result<(), ExportError> {
+pub(super) async fn two_phase(plan: &mut Plan, timeline: &Timeline, start: &Start) -> Result<(), ExportError> {
     for xid in timeline.two_phase_dir(start.lsn).await?.0 {
         let mut state = timeline.get(Key::two_phase_file(xid), start.lsn).await?.to_vec();
         state.extend_from_slice(&crc32c::crc32c(&state).to_le_bytes());

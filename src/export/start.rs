@@ -1,7 +1,7 @@
 //! What a server starts from: pg_control, the WAL it finds, its place in PostgreSQL's timelines. One way per [`Form`].
 
 use super::wal::{self, WalSource};
-use super::{ExportError, ExportSpec, Form};
+use super::{ExportError, ExportSpec, Form, base_backup};
 use crate::io_abstraction::Env;
 use crate::pg::control::{CheckPoint, ClusterState, ControlFile};
 use crate::pg::xlog::page::PageHeader;
@@ -26,6 +26,8 @@ pub enum Segment {
 /// How the exported cluster begins.
 pub struct Start {
     pub lsn: Lsn,
+    /// Start of the record that ends at `lsn`, if known.
+    pub prev: Lsn,
     pub control: ControlFile,
     /// File name in pg_wal and content.
     pub segments: Vec<(String, Arc<Segment>)>,
@@ -38,7 +40,7 @@ pub struct Start {
     pub time: i64,
 }
 
-pub async fn prepare(env: &Env, timeline: &Timeline, spec: &ExportSpec, lsn: Lsn) -> Result<Start, ExportError> {
+pub async fn prepare(env: &Env, timeline: &Timeline, spec: &ExportSpec, (lsn, prev): (Lsn, Lsn)) -> Result<Start, ExportError> {
     let id = timeline.identity.timeline;
     let stored = timeline.get(Key::CONTROL_FILE, lsn).await?;
     let mut control = ControlFile::decode(&stored).map_err(|error| ExportError::Control { timeline: id, lsn, error })?;
@@ -54,14 +56,13 @@ pub async fn prepare(env: &Env, timeline: &Timeline, spec: &ExportSpec, lsn: Lsn
         Form::Reseed => {
             let mut history = at_lsn.history;
             history.push(TliSwitch { tli: at_lsn.tli, end: lsn });
-            let (last, prev) = timeline.last_record.lsn_and_prev();
-            let prev = if last == lsn { prev } else { Lsn::INVALID };
             shut_down(control, point, lsn, At { tli: at_lsn.tli + 1, prev, history }, spec.wal.as_ref().map(|source| (env, source))).await
         }
         Form::Replica => {
             let source = spec.wal.clone().ok_or(ExportError::NoWal { timeline: id, lsn })?;
             standby(env, timeline, control, lsn, at_lsn, source).await
         }
+        Form::BaseBackup => Ok(base_backup::start(env, control, point, (lsn, prev))),
     }
 }
 
@@ -136,7 +137,7 @@ async fn shut_down(
         segments.push((segment_file_name(at.tli, number, segment_size), Arc::new(Segment::Made(bytes))));
     }
     let history = (!at.history.is_empty()).then(|| (at.tli, history_file(&at.history)));
-    Ok(Start { lsn, control, segments, history, is_standby: false, wal_end: span.end, time })
+    Ok(Start { lsn, prev: at.prev, control, segments, history, is_standby: false, wal_end: span.end, time })
 }
 
 /// Puts the real WAL below `lsn` into its segment, as a promotion does.
@@ -183,7 +184,7 @@ async fn standby(
     control.backup_end_point = Lsn::INVALID;
     control.backup_end_required = false;
     let history = (!at_lsn.history.is_empty()).then(|| (at_lsn.tli, history_file(&at_lsn.history)));
-    Ok(Start { lsn, control, segments, history, is_standby: true, wal_end: lsn, time })
+    Ok(Start { lsn, prev: Lsn::INVALID, control, segments, history, is_standby: true, wal_end: lsn, time })
 }
 
 /// One line per TLI that ended: TLI, where it ended, why.

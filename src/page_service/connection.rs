@@ -1,24 +1,32 @@
 //! One client: startup, then commands by simple or extended query, until it leaves.
+//!
+//! Every wait for the client has a limit: for its next byte, and for its taking a part of what it is sent.
 
+use super::extended::Extended;
 use super::protocol::{Command, CommandError};
-use crate::export::ExportSpec;
+use crate::export::{ExportSpec, Form};
 use crate::io_abstraction::{BoxStream, ClockExt as _, Env};
 use crate::limits::PAGE_SERVICE_MESSAGE_MAX;
-use crate::pg::wire::{self, ColumnType, Frontend, Severity, StartupPacket, Target, TransactionStatus, WireError};
+use crate::pg::wire::{self, Frontend, Severity, StartupPacket, TransactionStatus, WireError};
 use crate::tenant::{LookupError, Registry, TimelineHandle};
 use crate::timeline::ReadError;
 use crate::types::{TenantId, TimelineId};
 use bytes::BytesMut;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 /// SQLSTATEs of our own errors. Source: PostgreSQL 15 documentation, appendix A.
 pub mod sqlstate {
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
     pub const INTERNAL: &str = "XX000";
+    pub const INVALID_PORTAL: &str = "34000";
+    pub const INVALID_STATEMENT: &str = "26000";
     pub const PROTOCOL_VIOLATION: &str = "08P01";
+    pub const QUERY_CANCELED: &str = "57014";
 }
 
 /// Why a connection ended other than by Terminate.
@@ -30,6 +38,8 @@ pub enum ConnectionError {
     Wire(#[from] WireError),
     #[error("the client was silent for too long")]
     Idle,
+    #[error("the client took nothing of what it was sent for too long")]
+    Stuck,
     #[error("{0}")]
     Ended(String),
 }
@@ -72,44 +82,69 @@ pub struct Connection {
     stream: BoxStream,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
-    /// The unnamed statement of the extended protocol.
-    statement: String,
+    pub(super) extended: Extended,
 }
 
 const READ_BYTES: usize = 16 << 10;
 /// Answers of the extended protocol that gather without a Sync.
 const OUTPUT_MAX: usize = 64 << 10;
+/// How long a client may take for the last words of a connection that ends.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
+/// Options of the protocol itself begin so. Source: PostgreSQL 15 documentation, section 55.2.1.
+const PROTOCOL_OPTION: &str = "_pq_.";
+
+/// The outer error ends the connection, the inner one goes to the client.
+pub type Outcome<T> = Result<Result<T, CommandFailure>, ConnectionError>;
 
 impl Connection {
     pub fn new(env: Env, registry: Arc<Registry>, stream: BoxStream) -> Connection {
-        Connection { env, registry, stream, input: BytesMut::new(), output: BytesMut::new(), statement: String::new() }
+        Connection { env, registry, stream, input: BytesMut::new(), output: BytesMut::new(), extended: Extended::default() }
     }
 
-    /// Serves until the client leaves. Garbage gets an error and ends the connection.
-    pub async fn run(mut self) -> Result<(), ConnectionError> {
-        match self.serve().await {
-            Err(ConnectionError::Wire(error)) => {
-                wire::put_error(&mut self.output, Severity::Fatal, error.sqlstate(), &error.to_string());
-                self.flush().await?;
-                Err(error.into())
+    /// Serves until the client leaves or `cancel` fires. Garbage gets an error and ends the connection.
+    pub async fn run(mut self, cancel: &CancellationToken) -> Result<(), ConnectionError> {
+        // Wherever it is stopped, the output begins with the rest of a message and then has whole ones: another may follow.
+        let error = match cancel.run_until_cancelled(self.serve()).await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => error,
+            None => {
+                let message = "the server is shutting down";
+                wire::put_error(&mut self.output, Severity::Fatal, sqlstate::ADMIN_SHUTDOWN, message);
+                ConnectionError::Ended(message.to_string())
             }
-            other => other,
+        };
+        if let ConnectionError::Wire(error) = &error {
+            wire::put_error(&mut self.output, Severity::Fatal, error.sqlstate(), &error.to_string());
         }
+        if matches!(error, ConnectionError::Wire(_) | ConnectionError::Ended(_)) {
+            let clock = self.env.clock.clone();
+            clock.timeout(FAREWELL_LIMIT, self.flush()).await.unwrap_or(Err(ConnectionError::Stuck))?;
+        }
+        Err(error)
+    }
+
+    /// How long the client may keep us waiting.
+    fn patience(&self) -> Duration {
+        self.registry.shared.config.page_service_idle_timeout
     }
 
     /// Reads more; false at the end of input.
     pub(super) async fn fill(&mut self) -> Result<bool, ConnectionError> {
         self.input.reserve(READ_BYTES);
-        let limit = self.registry.shared.config.page_service_idle_timeout;
-        let read = self.env.clock.timeout(limit, self.stream.read_buf(&mut self.input)).await;
+        let read = self.env.clock.timeout(self.patience(), self.stream.read_buf(&mut self.input)).await;
         Ok(read.map_err(|_| ConnectionError::Idle)?? > 0)
     }
 
+    /// Sends the output. The limit is for each step: a slow client is served, one that takes nothing is not.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
-        if !self.output.is_empty() {
-            self.stream.write_all_buf(&mut self.output).await?;
+        let patience = self.patience();
+        while !self.output.is_empty() {
+            let written = self.env.clock.timeout(patience, self.stream.write_buf(&mut self.output)).await;
+            if written.map_err(|_| ConnectionError::Stuck)?? == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
         }
-        Ok(self.stream.flush().await?)
+        Ok(self.env.clock.timeout(patience, self.stream.flush()).await.map_err(|_| ConnectionError::Stuck)??)
     }
 
     /// The next message; `None` when the client has gone.
@@ -131,8 +166,10 @@ impl Connection {
         while let Some(message) = self.message().await? {
             match message {
                 Frontend::Terminate => return Ok(()),
+                Frontend::Sync => self.sync().await?,
+                _ if self.extended.is_failed() => {}
                 Frontend::Query(query) => {
-                    self.command(&query).await?;
+                    self.query(&query).await?;
                     wire::put_ready_for_query(&mut self.output, TransactionStatus::Idle);
                     self.flush().await?;
                 }
@@ -161,7 +198,14 @@ impl Connection {
                     self.flush().await?;
                 }
                 StartupPacket::Cancel { .. } => return Ok(false),
-                StartupPacket::Startup { .. } => break,
+                StartupPacket::Startup { minor, parameters } => {
+                    let names = parameters.iter().map(|(name, _)| name.as_str());
+                    let unknown: Vec<&str> = names.filter(|name| name.starts_with(PROTOCOL_OPTION)).collect();
+                    if minor > 0 || !unknown.is_empty() {
+                        wire::put_negotiate_protocol_version(&mut self.output, &unknown);
+                    }
+                    break;
+                }
             }
         }
         wire::put_authentication_ok(&mut self.output);
@@ -173,114 +217,78 @@ impl Connection {
         Ok(true)
     }
 
-    /// Parse, Bind, Describe, Execute, Sync on the unnamed statement.
-    async fn extended(&mut self, message: Frontend) -> Result<(), ConnectionError> {
-        match message {
-            Frontend::Parse { query, .. } => {
-                self.statement = query;
-                wire::put_parse_complete(&mut self.output);
+    /// A simple query.
+    async fn query(&mut self, text: &str) -> Result<(), ConnectionError> {
+        let outcome = match Command::parse_query(text) {
+            Ok(None) => {
+                wire::put_empty_query_response(&mut self.output);
+                Ok(())
             }
-            Frontend::Bind { .. } => wire::put_bind_complete(&mut self.output),
-            Frontend::Describe { target, .. } => {
-                if target == Target::Statement {
-                    wire::put_parameter_description(&mut self.output);
-                }
-                wire::put_no_data(&mut self.output);
-            }
-            Frontend::Execute { .. } => {
-                let statement = self.statement.clone();
-                self.command(&statement).await?;
-            }
-            Frontend::Close { .. } => wire::put_close_complete(&mut self.output),
-            Frontend::Sync => {
-                wire::put_ready_for_query(&mut self.output, TransactionStatus::Idle);
-                self.flush().await?;
-            }
-            Frontend::Flush => self.flush().await?,
-            // Left over from a copy that failed: the protocol says to pass over them.
-            Frontend::CopyData(_) | Frontend::CopyDone | Frontend::CopyFail(_) => {}
-            Frontend::Password(_) | Frontend::Query(_) | Frontend::Terminate => return Err(WireError::Tag(b'p').into()),
-        }
-        Ok(())
-    }
-
-    async fn command(&mut self, query: &str) -> Result<(), ConnectionError> {
-        if query.trim().trim_end_matches(';').is_empty() {
-            wire::put_empty_query_response(&mut self.output);
-            return Ok(());
-        }
-        let outcome = match Command::parse(query) {
-            Ok(command) => self.perform(command).await?,
+            Ok(Some(command)) => self.perform(&command, true).await?,
             Err(error) => Err(error.into()),
         };
-        if let Err(failure) = outcome {
-            wire::put_error(&mut self.output, Severity::Error, failure.sqlstate, &failure.message);
-            if failure.sqlstate == sqlstate::ADMIN_SHUTDOWN {
-                self.flush().await?;
-                return Err(ConnectionError::Ended(failure.message));
-            }
-        }
-        Ok(())
+        outcome.or_else(|failure| self.refuse(&failure))
     }
 
-    pub(super) fn timeline(&self, tenant: TenantId, timeline: TimelineId) -> Result<Arc<TimelineHandle>, LookupError> {
+    /// Tells the client why not. Errors: the connection ends after that.
+    pub(super) fn refuse(&mut self, failure: &CommandFailure) -> Result<(), ConnectionError> {
+        wire::put_error(&mut self.output, Severity::Error, failure.sqlstate, &failure.message);
+        if failure.sqlstate == sqlstate::ADMIN_SHUTDOWN { Err(ConnectionError::Ended(failure.message.clone())) } else { Ok(()) }
+    }
+
+    fn timeline(&self, tenant: TenantId, timeline: TimelineId) -> Result<Arc<TimelineHandle>, LookupError> {
         self.registry.timeline(tenant, timeline)
     }
 
-    /// Runs a command. The outer error ends the connection, the inner one goes to the client.
-    async fn perform(&mut self, command: Command) -> Result<Result<(), CommandFailure>, ConnectionError> {
-        match command {
-            Command::Set => {
-                wire::put_command_complete(&mut self.output, "SELECT 1");
-                Ok(Ok(()))
+    /// Runs a command. `describe`: the row's description goes with the row.
+    pub(super) async fn perform(&mut self, command: &Command, describe: bool) -> Outcome<()> {
+        let row = match *command {
+            Command::Set => Vec::new(),
+            Command::Show { tenant } => match self.registry.tenant(tenant) {
+                Ok(_) => self.settings(),
+                Err(error) => return Ok(Err(error.into())),
+            },
+            Command::GetLastRecordRlsn { tenant, timeline } => match self.timeline(tenant, timeline) {
+                Ok(handle) => {
+                    let (last, prev) = handle.timeline.last_record.lsn_and_prev();
+                    vec![prev.to_string(), last.to_string()]
+                }
+                Err(error) => return Ok(Err(error.into())),
+            },
+            Command::Pagestream { version, tenant, timeline } => {
+                return match self.timeline(tenant, timeline) {
+                    Ok(handle) => self.pagestream(version, &handle.timeline).await,
+                    Err(error) => Ok(Err(error.into())),
+                };
             }
-            Command::Show { tenant } => Ok(self.show(tenant)),
-            Command::GetLastRecordRlsn { tenant, timeline } => Ok(self.last_record(tenant, timeline)),
-            Command::Pagestream { version, tenant, timeline } => match self.timeline(tenant, timeline) {
-                Ok(handle) => self.pagestream(version, &handle.timeline).await,
-                Err(error) => Ok(Err(error.into())),
-            },
-            Command::BaseBackup { tenant, timeline, lsn, gzip, replica } => self.base_backup((tenant, timeline), lsn, gzip, replica).await,
-            Command::FullBackup { tenant, timeline, lsn, prev_lsn: _, form } => match self.timeline(tenant, timeline) {
-                Ok(handle) => self.full_backup(handle, ExportSpec::new(form, lsn)).await,
-                Err(error) => Ok(Err(error.into())),
-            },
+            // Slots, the only thing that it leaves out for a replica, are never in it.
+            Command::BaseBackup { tenant, timeline, lsn, gzip, replica: _ } => {
+                return match self.timeline(tenant, timeline) {
+                    Ok(handle) => self.backup(handle, ExportSpec::new(Form::BaseBackup, lsn), gzip).await,
+                    Err(error) => Ok(Err(error.into())),
+                };
+            }
+            Command::FullBackup { tenant, timeline, lsn, prev_lsn: _, form } => {
+                return match self.timeline(tenant, timeline) {
+                    Ok(handle) => self.backup(handle, ExportSpec::new(form, lsn), false).await,
+                    Err(error) => Ok(Err(error.into())),
+                };
+            }
+        };
+        if !row.is_empty() {
+            if describe {
+                wire::put_row_description(&mut self.output, command.columns());
+            }
+            wire::put_data_row(&mut self.output, &row.iter().map(|text| Some(text.as_bytes())).collect::<Vec<_>>());
         }
+        wire::put_command_complete(&mut self.output, "SELECT 1");
+        Ok(Ok(()))
     }
 
-    fn show(&mut self, tenant: TenantId) -> Result<(), CommandFailure> {
-        self.registry.tenant(tenant)?;
+    /// The row of `show`.
+    fn settings(&self) -> Vec<String> {
         let config = &self.registry.shared.config;
-        let columns = [
-            ("checkpoint_distance", config.checkpoint_distance),
-            ("checkpoint_timeout", config.checkpoint_timeout.as_secs()),
-            ("compaction_target_size", config.compaction_target_size),
-        ];
-        wire::put_row_description(&mut self.output, &columns.map(|(name, _)| (name, ColumnType::Int8)));
-        let texts = columns.map(|(_, value)| value.to_string());
-        wire::put_data_row(&mut self.output, &texts.each_ref().map(|text| Some(text.as_bytes())));
-        wire::put_command_complete(&mut self.output, "SELECT 1");
-        Ok(())
-    }
-
-    fn last_record(&mut self, tenant: TenantId, timeline: TimelineId) -> Result<(), CommandFailure> {
-        let (last, prev) = self.timeline(tenant, timeline)?.timeline.last_record.lsn_and_prev();
-        wire::put_row_description(&mut self.output, &[("prev_lsn", ColumnType::Text), ("last_lsn", ColumnType::Text)]);
-        let texts = [prev.to_string(), last.to_string()];
-        wire::put_data_row(&mut self.output, &texts.each_ref().map(|text| Some(text.as_bytes())));
-        wire::put_command_complete(&mut self.output, "SELECT 1");
-        Ok(())
-    }
-}
-
-impl Connection {
-    async fn base_backup(
-        &mut self,
-        _: (TenantId, TimelineId),
-        _: Option<crate::types::Lsn>,
-        _: bool,
-        _: bool,
-    ) -> Result<Result<(), CommandFailure>, ConnectionError> {
-        Ok(Err(CommandFailure::new(sqlstate::FEATURE_NOT_SUPPORTED, "basebackup")))
+        let numbers = [config.checkpoint_distance, config.checkpoint_timeout.as_secs(), config.compaction_target_size];
+        numbers.iter().map(u64::to_string).collect()
     }
 }

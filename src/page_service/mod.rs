@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! listener -> connection (startup, commands) -> pagestream (requests in order) -> timeline::read
-//!                                            -> basebackup (COPY OUT of a tar) -> export
+//!                |  extended (prepared ones)  -> basebackup (COPY OUT of a tar) -> export
 //! ```
 
 mod basebackup;
 pub mod connection;
+mod extended;
+mod gzip;
 pub mod listener;
 pub mod pagestream;
 pub mod protocol;

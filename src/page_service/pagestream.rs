@@ -1,6 +1,6 @@
 //! The pagestream: requests in, answers out in the same order. Answers gather while more requests are at hand.
 
-use super::connection::{CommandFailure, Connection, ConnectionError, sqlstate};
+use super::connection::{CommandFailure, Connection, ConnectionError, Outcome, sqlstate};
 use super::protocol::{Answer, PagestreamVersion, Question, Request, RequestHeader};
 use crate::pg::wire::{self, CopyDirection, Frontend};
 use crate::timeline::{ReadError, Timeline};
@@ -40,11 +40,7 @@ impl From<ReadError> for Refusal {
 
 impl Connection {
     /// Serves requests until the client leaves the mode.
-    pub(super) async fn pagestream(
-        &mut self,
-        version: PagestreamVersion,
-        timeline: &Timeline,
-    ) -> Result<Result<(), CommandFailure>, ConnectionError> {
+    pub(super) async fn pagestream(&mut self, version: PagestreamVersion, timeline: &Timeline) -> Outcome<()> {
         wire::put_copy_response(&mut self.output, CopyDirection::Both, false);
         self.flush().await?;
         loop {
@@ -65,17 +61,26 @@ impl Connection {
             let bytes = match message {
                 Frontend::CopyData(bytes) => bytes,
                 Frontend::Terminate => return Err(ConnectionError::Ended("the client terminated".to_string())),
-                Frontend::CopyDone | Frontend::CopyFail(_) => {
+                Frontend::CopyDone => {
                     wire::put_copy_done(&mut self.output);
                     wire::put_command_complete(&mut self.output, "COPY 0");
                     return Ok(Ok(()));
                 }
+                Frontend::CopyFail(why) => {
+                    return Ok(Err(CommandFailure::new(sqlstate::QUERY_CANCELED, format!("the client ended the pagestream: {why}"))));
+                }
+                // An extended query has a Sync behind its Execute.
+                Frontend::Flush | Frontend::Sync => continue,
                 _ => return Ok(Err(CommandFailure::new(sqlstate::PROTOCOL_VIOLATION, "only CopyData is expected in a pagestream"))),
             };
             let request = match Request::decode(version, &bytes) {
                 Ok(request) => request,
                 Err(error) => return Ok(Err(CommandFailure::new(error.sqlstate(), error))),
             };
+            if request.header.not_modified_since > timeline.last_record.lsn() {
+                // It will wait for WAL; the answers before it need not.
+                self.flush().await?;
+            }
             let reply = match answer(timeline, &request).await {
                 Ok(reply) => reply,
                 Err(Refusal::InBand(message)) => Reply::Error(message),

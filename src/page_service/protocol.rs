@@ -15,6 +15,7 @@
 //! A V3 response repeats header and body of its request before the payload; V1 and V2 carry the payload alone.
 
 use crate::export::Form;
+use crate::pg::wire::ColumnType;
 use crate::types::id::ParseIdError;
 use crate::types::lsn::ParseLsnError;
 use crate::types::{Fork, Lsn, PAGE_SIZE, RelTag, SlruKind, TenantId, TimelineId};
@@ -102,6 +103,22 @@ pub enum Command {
 }
 
 impl Command {
+    /// Reads the text of a query that may be empty.
+    pub fn parse_query(query: &str) -> Result<Option<Command>, CommandError> {
+        let empty = query.trim().trim_end_matches(';').is_empty();
+        if empty { Ok(None) } else { Command::parse(query).map(Some) }
+    }
+
+    /// Columns of the row that it answers with; none if it answers otherwise.
+    pub fn columns(&self) -> &'static [(&'static str, ColumnType)] {
+        use ColumnType::{Int8, Text};
+        match self {
+            Command::Show { .. } => &[("checkpoint_distance", Int8), ("checkpoint_timeout", Int8), ("compaction_target_size", Int8)],
+            Command::GetLastRecordRlsn { .. } => &[("prev_lsn", Text), ("last_lsn", Text)],
+            Command::Pagestream { .. } | Command::BaseBackup { .. } | Command::FullBackup { .. } | Command::Set => &[],
+        }
+    }
+
     /// Reads the text of a query. The first word may be in any case, words are separated by white space, one `;` may end it.
     pub fn parse(query: &str) -> Result<Command, CommandError> {
         let text = query.trim();

@@ -1,5 +1,7 @@
 //! The commands as a person or a script meets them: help, errors with their exit codes, tables and JSON.
 
+mod verify;
+
 use crate::pal::{PalServer, pal};
 use crate::support::Place;
 use palimpsest::postgres::StopMode;

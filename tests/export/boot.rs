@@ -29,7 +29,7 @@ async fn export_to(cluster: &Cluster, timeline: &Timeline, spec: &ExportSpec, na
 }
 
 /// Relative path -> content, links by their target.
-fn tree(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+pub(super) fn tree(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut all = BTreeMap::new();
     let mut todo = vec![root.to_path_buf()];
     while let Some(directory) = todo.pop() {
@@ -78,7 +78,7 @@ async fn check_indexes(cluster: &Cluster, server: &Server) -> u64 {
 }
 
 /// Everything that a started export must show, work included.
-async fn check_server(cluster: &Cluster, name: &str, answers: &[String]) {
+pub(super) async fn check_server(cluster: &Cluster, name: &str, answers: &[String]) {
     let server = cluster.place.start(cluster.place.spec(name)).await;
     let log = std::fs::read_to_string(cluster.place.path(&format!("{name}.log"))).unwrap();
     assert!(log.contains("database system was shut down at"), "{log}");
@@ -137,7 +137,7 @@ async fn tar_of(cluster: &Cluster, timeline: &Timeline, form: Form) -> Vec<u8> {
     collect.0
 }
 
-fn control(root: &Path) -> ControlFile {
+pub(super) fn control(root: &Path) -> ControlFile {
     ControlFile::decode(&std::fs::read(root.join("global/pg_control")).unwrap()).unwrap()
 }
 

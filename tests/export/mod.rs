@@ -5,3 +5,4 @@
 mod boot;
 mod cluster;
 mod import;
+mod program;

@@ -4,7 +4,7 @@
 
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a client of a real server and its files")]
 
-mod server;
+pub mod server;
 
 use palimpsest::cli::wal_verify::{self, Outcome, WalVerifyArgs};
 use palimpsest::pg::version::PgVersion;
@@ -18,7 +18,7 @@ use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-const CONFIG: &str = "
+pub const CONFIG: &str = "
 wal_consistency_checking = 'all'
 full_page_writes = off
 wal_level = logical
@@ -51,7 +51,7 @@ fn slru_pages(data: &Path) -> SlruPages {
 }
 
 /// The REDO location that pg_controldata prints.
-fn redo_location(server: &Server) -> Lsn {
+pub fn redo_location(server: &Server) -> Lsn {
     let text = server.run("pg_controldata", &[]);
     let line = text.lines().find(|line| line.contains("REDO location")).expect("REDO location");
     line.rsplit(' ').next().expect("a value").parse().expect("an LSN")
@@ -116,7 +116,7 @@ fn verify(server: &Server, start: Lsn) -> Outcome {
 }
 
 /// Opcodes that the workload must produce.
-fn opcodes() -> Vec<(u8, u8, &'static str)> {
+pub fn opcodes() -> Vec<(u8, u8, &'static str)> {
     let lines = include_str!("opcodes.txt").lines().filter(|line| !line.starts_with('#'));
     let parse = |line: &'static str| {
         let mut words = line.split(' ');

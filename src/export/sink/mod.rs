@@ -13,8 +13,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 /// Takes directories and files in order.
 ///
-/// Calls come as: `begin`, then directories and links, each after its parent, then per file `file`, `data` until the announced length
-/// is reached, `file_end`, at last `finish`. Paths are relative, with `/`. After an error nothing more comes.
+/// Calls come as: `begin`, then directories, links and files, each after its parent, per file `file`, `data` until the announced length
+/// is reached, `file_end`; at last `finish`. Paths are relative, with `/`. After an error nothing more comes.
 #[async_trait]
 pub trait Sink: Send {
     /// `time`: seconds since 1970 for whatever carries a time.

@@ -1,4 +1,4 @@
-//! A tar stream with GNU headers: files 0600, directories 0700, no owner, one time for all entries.
+//! A tar stream with GNU headers: files 0600, directories 0700 unless said otherwise, no owner, one time for all entries.
 
 use super::{ByteOutput, Sink};
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ const BLOCK: u64 = 512;
 
 pub struct TarSink<'a> {
     output: &'a mut dyn ByteOutput,
+    directory_mode: u32,
     time: u64,
     /// Bytes of the current file that are still to come.
     left: u64,
@@ -17,7 +18,11 @@ pub struct TarSink<'a> {
 
 impl<'a> TarSink<'a> {
     pub fn new(output: &'a mut dyn ByteOutput) -> TarSink<'a> {
-        TarSink { output, time: 0, left: 0, padding: 0 }
+        TarSink { output, directory_mode: 0o700, time: 0, left: 0, padding: 0 }
+    }
+
+    pub fn directory_mode(self, mode: u32) -> TarSink<'a> {
+        TarSink { directory_mode: mode, ..self }
     }
 
     async fn header(&mut self, path: &str, kind: tar::EntryType, mode: u32, len: u64) -> io::Result<()> {
@@ -42,7 +47,7 @@ impl Sink for TarSink<'_> {
     }
 
     async fn directory(&mut self, path: &str) -> io::Result<()> {
-        self.header(&format!("{path}/"), tar::EntryType::Directory, 0o700, 0).await
+        self.header(&format!("{path}/"), tar::EntryType::Directory, self.directory_mode, 0).await
     }
 
     async fn link(&mut self, path: &str, _target: &str) -> io::Result<()> {
