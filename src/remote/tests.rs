@@ -4,8 +4,8 @@ use super::*;
 use crate::io_abstraction::disk::{FileOps as _, OpenMode};
 use crate::io_abstraction::{Clock, Env, Mono, Wall, real};
 use crate::layer::LayerName;
-use crate::timeline::testing::{self, START, TENANT, TIMELINE};
-use crate::types::{Generation, Key, Lsn};
+use crate::pg::version::PgVersion;
+use crate::types::{Generation, Key, Lsn, TenantId, TimelineId};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -87,10 +87,28 @@ impl ObjectStore for Slow {
     }
 }
 
-fn index_at(env: &Env, lsn: Lsn) -> IndexPart {
-    let directory = tempfile::tempdir().unwrap();
-    let index = testing::root_index(&testing::shared(env, directory.path(), |_| {}));
-    IndexPart { disk_consistent_lsn: lsn, ..index }
+const TENANT: TenantId = TenantId([1; 16]);
+const TIMELINE: TimelineId = TimelineId([2; 16]);
+
+/// Indexes of a branch, each further than the one before.
+fn index_at(lsn: u64) -> IndexPart {
+    IndexPart {
+        version: index::INDEX_VERSION,
+        layer_metadata: Default::default(),
+        disk_consistent_lsn: Lsn(lsn),
+        prev_record_lsn: None,
+        ancestor_timeline: Some(TimelineId([3; 16])),
+        ancestor_lsn: Lsn(8),
+        latest_gc_cutoff_lsn: Lsn(8),
+        initdb_lsn: Lsn(8),
+        pg_version: PgVersion::V15,
+        system_identifier: 7,
+        wal_segment_size: 16 << 20,
+        hint_bits_logged: true,
+        tli: 1,
+        tli_history: Vec::new(),
+        wal_source: None,
+    }
 }
 
 #[tokio::test]
@@ -99,7 +117,7 @@ async fn an_index_that_comes_late_takes_no_newer_one_back() {
         let store = Arc::new(Slow::default());
         let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
         let remote = RemoteClient::new(&env, Generation(1));
-        let [first, second, third] = [0, 8, 16].map(|more| index_at(&env, Lsn(START.0 + more)));
+        let [first, second, third] = [8, 16, 24].map(index_at);
         let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
         if known {
             remote.put_index(&mut stored, &first).await.unwrap();
@@ -119,7 +137,7 @@ async fn a_write_that_took_effect_without_an_answer_is_followed_by_the_next() {
     let store = Arc::new(Slow::default());
     let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
     let remote = RemoteClient::new(&env, Generation(1));
-    let [first, second] = [0, 8].map(|more| index_at(&env, Lsn(START.0 + more)));
+    let [first, second] = [8, 16].map(index_at);
     let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
     store.hold.store(true, Ordering::Relaxed);
     assert!(remote.put_index(&mut stored, &first).await.is_err());
@@ -132,7 +150,7 @@ async fn a_write_that_took_effect_without_an_answer_is_followed_by_the_next() {
 #[tokio::test]
 async fn layers_larger_than_a_piece_go_up_and_come_back_whole() {
     let directory = tempfile::tempdir().unwrap();
-    let env = testing::memory_env();
+    let env = real::env(Arc::new(InMemory::new())).unwrap();
     let remote = RemoteClient::new(&env, Generation(1));
     for (n, len) in [0, 1, 8 << 20, (8 << 20) + 1, (24 << 20) + 12345].into_iter().enumerate() {
         let name = LayerName::image(Key::MIN..Key::MAX, Lsn(8 * (n as u64 + 1)));

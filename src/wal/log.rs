@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - WL-1: an LSN is reported durable only after everything below it (down to the log's start) was synced.
-//! - WL-2: durable bytes are never changed; bytes behind the durable end may be overwritten.
+//! - WL-2: durable bytes are never changed, except those of a record that another history ended; bytes behind the durable end may
+//!   be overwritten.
 //! - WL-3: a file that failed to sync is never written again: a new one takes its place.
 //!
 //! Files are named by (TLI, segment number); the file `timelines` tells which TLI's file holds what. The log starts at the timeline's disk-consistent LSN and ends where
@@ -128,7 +129,7 @@ impl WalLog {
             grown: Notify::new(),
             cut: Notify::new(),
         };
-        let end = log.recover(start.from).map_err(failed)?;
+        let end = log.recover(start.from, Lsn::MAX).map_err(failed)?;
         {
             let mut state = log.state.lock();
             // Without a whole record behind `from` its page is asked for again from its first byte.
@@ -138,8 +139,8 @@ impl WalLog {
         Ok(Arc::new(log))
     }
 
-    /// Follows records from `from` to the last whole one and makes them durable.
-    fn recover(&self, from: Lsn) -> io::Result<Lsn> {
+    /// Follows records from `from` to the last whole one below `until`, makes them durable, and gives its end.
+    fn recover(&self, from: Lsn, until: Lsn) -> io::Result<Lsn> {
         let Ok(mut decoder) = StreamDecoder::new(from, None, self.segment_size) else { return Ok(from) };
         let mut at = from.page_start();
         let mut buffer = vec![0; crate::limits::WAL_READ_BYTES];
@@ -149,7 +150,7 @@ impl WalLog {
             let Some(file) = self.open_existing(tli, number)? else { break };
             touched.push(file.clone());
             while (self.part(at).0, at.segment_number(self.segment_size)) == (tli, number) {
-                let left = self.part(at).1.min(buffer.len());
+                let left = self.part(at).1.min(buffer.len()).min(usize::try_from(until.distance_from(at)).unwrap_or(usize::MAX));
                 let read = file.read_at(at.segment_offset(self.segment_size), &mut buffer[..left])?;
                 // Feeding starts at the page, so that its header is checked too.
                 if read == 0 || decoder.feed(at, &buffer[..read]).is_err() {
@@ -432,19 +433,45 @@ impl WalLog {
         self.cut.notify_waiters();
     }
 
+    /// End of the last whole record that was received. `from` is the end of one. Blocks.
+    pub fn last_whole_record(&self, from: Lsn) -> Result<Lsn, LogError> {
+        self.recover(from, self.written_lsn()).map_err(|e| self.io_error(e))
+    }
+
+    /// Another history begins at `end`, with no whole record of ours behind it: what was received of the next one is given up.
+    /// A record that never became whole was never acknowledged to mean anything, so this is no change of what is durable.
+    pub fn give_up_tail(&self, end: Lsn) {
+        let mut state = self.state.lock();
+        if end >= state.written {
+            return;
+        }
+        state.written = end;
+        state.durable = state.durable.min(end);
+        let current = state.current.take();
+        state.dirty.extend(current);
+        state.cuts += 1;
+        drop(state);
+        self.grown.notify_waiters();
+    }
+
+    /// How often received bytes were taken back.
+    pub fn cuts(&self) -> u64 {
+        self.state.lock().cuts
+    }
+
     /// Completes when what was received is not counted any more, the position with it: the stream must begin again.
     pub async fn distrusted(&self) {
         self.cut.notified().await;
     }
 
-    /// Completes when more than `lsn` is durable.
-    pub async fn wait_beyond(&self, lsn: Lsn) {
+    /// Completes when more than `lsn` is durable, or bytes were taken back since there were `cuts` of that.
+    pub async fn wait_beyond(&self, lsn: Lsn, cuts: u64) {
         loop {
             let grown = self.grown.notified();
             tokio::pin!(grown);
             // Registers before looking, so that a growth in between is not missed.
             grown.as_mut().enable();
-            if self.durable_lsn() > lsn {
+            if self.durable_lsn() > lsn || self.cuts() != cuts {
                 return;
             }
             grown.await;

@@ -107,6 +107,28 @@ async fn old_segments_go_and_their_bytes_are_refused() {
 }
 
 #[tokio::test]
+async fn a_record_that_never_became_whole_gives_way_to_another_history() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let (from, bytes, ends) = wal(50);
+    let log = open(&env, dir.path(), START);
+    let whole = ends[ends.len() - 2];
+    log.append(from, &bytes[..bytes.len() - 10]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(log.last_whole_record(START).unwrap(), whole);
+    assert_eq!(log.last_whole_record(ends[3]).unwrap(), whole);
+    let cuts = log.cuts();
+    log.give_up_tail(whole);
+    log.wait_beyond(Lsn::MAX, cuts).await;
+    assert_eq!((log.written_lsn(), log.durable_lsn()), (whole, whole));
+    log.switch_tli(2, whole).unwrap();
+    log.append(whole, &[7; 100]).unwrap();
+    assert_eq!(log.sync().unwrap(), Lsn(whole.0 + 100));
+    let mut read = [0; 100];
+    assert_eq!(log.read(whole, &mut read).unwrap(), 100);
+    assert_eq!(read, [7; 100]);
+}
+
+#[tokio::test]
 async fn a_log_at_its_cap_takes_more_only_when_it_is_trimmed() {
     let (dir, env) = (tempfile::tempdir().unwrap(), env());
     let (from, bytes, _) = wal(4000);

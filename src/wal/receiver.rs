@@ -152,18 +152,29 @@ impl Receiver {
         }
         let (_, history) = client.timeline_history(system.tli).await?;
         let switch = parse_history(&history).into_iter().find(|(tli, _)| *tli == ours).ok_or_else(unrelated)?.1;
-        let last = self.log.written_lsn();
-        if switch < self.timeline.last_record.lsn() || switch < last.page_start() {
-            return Err(ReceiverError::Diverged { server, tli: ours, switch, ours: last });
-        }
+        self.fit_to_switch(&server, ours, switch).await?;
         Ok(ours)
     }
 
-    async fn follow_switch(&self, server: &str, tli: u32, next: u32, switch: Lsn) -> Result<(), ReceiverError> {
-        let ours = self.log.written_lsn();
+    /// A TLI that ended at or behind our last whole record is our history; what we have of the next record is not.
+    async fn fit_to_switch(&self, server: &str, tli: u32, switch: Lsn) -> Result<(), ReceiverError> {
+        let written = self.log.written_lsn();
+        if switch >= written {
+            return Ok(());
+        }
+        let (log, last) = (self.log.clone(), self.timeline.last_record.lsn());
+        let ours = self.env.tasks.blocking("find-last-record", move || log.last_whole_record(last)).await?;
         if switch < ours {
             return Err(ReceiverError::Diverged { server: server.to_string(), tli, switch, ours });
         }
+        tracing::info!(timeline = %self.timeline.identity.timeline, %switch, %written, "giving up a record that was never whole");
+        self.env.probe.mark("receiver-gave-up-tail");
+        self.log.give_up_tail(switch);
+        Ok(())
+    }
+
+    async fn follow_switch(&self, server: &str, tli: u32, next: u32, switch: Lsn) -> Result<(), ReceiverError> {
+        self.fit_to_switch(server, tli, switch).await?;
         tracing::info!(timeline = %self.timeline.identity.timeline, tli = next, at = %switch, "following the server's new timeline");
         // Durable before any WAL of the new TLI is, or a restart would not find that WAL.
         let log = self.log.clone();

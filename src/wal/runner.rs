@@ -103,6 +103,11 @@ async fn ingest(env: Env, timeline: Arc<Timeline>, log: Arc<WalLog>, cancel: Can
         loop {
             let Some(mine) = writer.take() else { return };
             let (error, mine) = follow_log(&log, mine).await;
+            let Some(error) = error else {
+                // Bytes that were read are not part of the log any more: from the last record again.
+                writer = Some(mine);
+                continue;
+            };
             tracing::warn!(timeline = %timeline.identity.timeline, %error, "ingest met an error, will try again");
             env.probe.event("ingest", &|| format!("timeline={} error={error}", timeline.identity.timeline));
             if let IngestError::Wal(_) = error {
@@ -115,21 +120,26 @@ async fn ingest(env: Env, timeline: Arc<Timeline>, log: Arc<WalLog>, cancel: Can
     cancel.run_until_cancelled(work).await;
 }
 
-async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (IngestError, TimelineWriter) {
+/// Ingests until an error, or until bytes were taken back from the log.
+async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (Option<IngestError>, TimelineWriter) {
     let timeline = writer.timeline().clone();
     let mut ingest = match Ingest::load(&timeline).await {
         Ok(ingest) => ingest,
-        Err(error) => return (error, writer),
+        Err(error) => return (Some(error), writer),
     };
     let start = timeline.last_record.lsn();
     let identity = &timeline.identity;
     let mut decoder = match StreamDecoder::new(start, Some(identity.pg_version), identity.wal_segment_size) {
         Ok(decoder) => decoder.with_system_id(identity.system_identifier),
-        Err(error) => return (error.into(), writer),
+        Err(error) => return (Some(error.into()), writer),
     };
     let mut at = start.page_start();
+    let cuts = log.cuts();
     loop {
-        log.wait_beyond(at).await;
+        log.wait_beyond(at, cuts).await;
+        if log.cuts() != cuts {
+            return (None, writer);
+        }
         let mut bytes = vec![0; crate::limits::WAL_READ_BYTES];
         let step = async {
             let read = log.read(at, &mut bytes)?;
@@ -150,7 +160,7 @@ async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (IngestError, T
         if let Err(error) = step.await {
             // What came before the record with the error is good, and may never be read if the error stays.
             ingest.commit(&mut writer).await;
-            return (error, writer);
+            return (Some(error), writer);
         }
     }
 }
