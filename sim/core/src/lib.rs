@@ -5,6 +5,7 @@
 //!                                   |-> faults            -> oracles -> report        every event -> trace -> digest
 //! ```
 
+pub mod backend;
 pub mod client;
 pub mod contract;
 pub mod disk;

@@ -10,7 +10,10 @@ use crate::scenario::{Between, Scenario};
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::{DetRng, RngSource};
 use rand_core::Rng as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// A run, spelled out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +36,21 @@ pub struct Knobs {
     pub readers: u32,
     pub workload: WorkloadKnobs,
     pub walsender: WalsenderKnobs,
+    pub network: NetworkKnobs,
     pub pageserver: PageserverKnobs,
+}
+
+/// The network between the machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkKnobs {
+    /// Time of a message from machine to machine.
+    pub latency_ms_min: u64,
+    pub latency_ms_max: u64,
+    /// World `net` only: step of the network's time.
+    pub tick_ms: u64,
+    /// World `net` only: most bytes in one segment of a stream. A stream holds a fixed number of segments.
+    pub segment_bytes: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +163,50 @@ fn chance(rng: &mut DetRng, percent: u64) -> bool {
     below(rng, 100) < percent
 }
 
+/// The plan cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("plan {}: {error}", path.display())]
+    Json { path: PathBuf, error: serde_json::Error },
+    /// An entry that this version does not know, as in a plan that an older version wrote.
+    #[error("plan {}: {list}[{index}] (id {id}): {error}", path.display())]
+    Entry { path: PathBuf, list: &'static str, index: usize, id: serde_json::Value, error: serde_json::Error },
+    #[error("plan {}: {list} has the id {id} twice", path.display())]
+    TwiceTheId { path: PathBuf, list: &'static str, id: u32 },
+}
+
 impl Plan {
+    /// Reads a plan file's text. `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Plan, PlanError> {
+        let json = |error| PlanError::Json { path: path.to_path_buf(), error };
+        // Entry by entry first: the error then names the entry instead of its place in the text.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        check_entries::<Op>(path, &value, "ops")?;
+        check_entries::<Fault>(path, &value, "faults")?;
+        let plan: Plan = serde_json::from_str(text).map_err(json)?;
+        let lists = [("ops", plan.ops.iter().map(|op| op.id).collect::<Vec<_>>()), ("faults", plan.faults.iter().map(|f| f.id).collect())];
+        for (list, ids) in lists {
+            let mut seen = BTreeSet::new();
+            if let Some(id) = ids.into_iter().find(|id| !seen.insert(*id)) {
+                return Err(PlanError::TwiceTheId { path: path.to_path_buf(), list, id });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The text of a plan file: one line per entry.
+    pub fn print(&self) -> String {
+        let list = |entries: Vec<String>| if entries.is_empty() { "[]".to_string() } else { format!("[\n  {}\n]", entries.join(",\n  ")) };
+        format!(
+            "{{\n\"scenario\": {},\n\"seed\": {},\n\"knobs\": {},\n\"faults\": {},\n\"ops\": {}\n}}",
+            json(&self.scenario),
+            self.seed,
+            json(&self.knobs),
+            list(self.faults.iter().map(json).collect()),
+            list(self.ops.iter().map(json).collect()),
+        )
+    }
+
     /// Expands a seed.
     pub fn expand(scenario: &Scenario, seed: u64) -> Plan {
         let source = RngSource::new(u128::from(seed)).child(&scenario.name).child("plan");
@@ -155,6 +215,19 @@ impl Plan {
         let faults = faults(scenario, &knobs, &source);
         Plan { scenario: scenario.name.clone(), seed, knobs, ops, faults }
     }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("a plan is plain data")
+}
+
+fn check_entries<T: DeserializeOwned>(path: &Path, plan: &serde_json::Value, list: &'static str) -> Result<(), PlanError> {
+    for (index, entry) in plan[list].as_array().into_iter().flatten().enumerate() {
+        if let Err(error) = T::deserialize(entry) {
+            return Err(PlanError::Entry { path: path.to_path_buf(), list, index, id: entry["id"].clone(), error });
+        }
+    }
+    Ok(())
 }
 
 fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
@@ -187,6 +260,12 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
             stall_ppm: draw(r, s.stall_ppm) as u32,
             stall_ms_max: draw_log(r, s.stall_ms_max),
             keepalive_ms: draw(r, s.keepalive_ms),
+        },
+        network: NetworkKnobs {
+            latency_ms_min: scenario.network.latency_ms.min,
+            latency_ms_max: draw(&mut source.stream("network"), scenario.network.latency_ms),
+            tick_ms: scenario.network.tick_ms,
+            segment_bytes: draw_log(&mut source.stream("segments"), scenario.network.segment_bytes) as u32,
         },
         pageserver: PageserverKnobs {
             checkpoint_distance: draw_log(r, p.checkpoint_distance),
@@ -280,8 +359,6 @@ fn faults(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Fault> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-    use std::path::Path;
 
     fn smoke() -> Scenario {
         Scenario::parse(Path::new("smoke.toml"), include_str!("../../../scenarios/smoke.toml")).expect("is right")
@@ -290,10 +367,22 @@ mod tests {
     #[test]
     fn a_plan_survives_its_file() {
         let plan = Plan::expand(&smoke(), 7);
-        let text = serde_json::to_string(&plan).expect("is written");
-        assert_eq!(serde_json::from_str::<Plan>(&text).expect("is read"), plan);
+        assert_eq!(Plan::parse(Path::new("a.plan"), &plan.print()).expect("is read"), plan);
         assert_eq!(Plan::expand(&smoke(), 7), plan);
         assert_ne!(Plan::expand(&smoke(), 8), plan);
+    }
+
+    #[test]
+    fn errors_name_file_and_entry() {
+        let plan = Plan::expand(&smoke(), 7);
+        let error = |text: String| Plan::parse(Path::new("old.plan"), &text).expect_err("is wrong").to_string();
+        let unknown = error(plan.print().replacen("\"wal\"", "\"flood\"", 1));
+        assert!(unknown.starts_with("plan old.plan: ops[") && unknown.contains("id ") && unknown.contains("flood"), "{unknown}");
+        let missing = error(plan.print().replacen("\"run_ms\"", "\"runs_ms\"", 1));
+        assert!(missing.contains("old.plan") && missing.contains("line 4") && missing.contains("runs_ms"), "{missing}");
+        let mut twice = plan;
+        twice.ops[1].id = twice.ops[0].id;
+        assert!(error(twice.print()).contains("twice"));
     }
 
     #[test]

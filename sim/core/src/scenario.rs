@@ -42,6 +42,7 @@ pub struct Scenario {
     pub must_reach: Vec<String>,
     pub workload: Workload,
     pub walsender: Walsender,
+    pub network: Network,
     pub pageserver: Pageserver,
     pub faults: Faults,
 }
@@ -67,6 +68,15 @@ pub struct Walsender {
     pub stall_ppm: Between,
     pub stall_ms_max: Between,
     pub keepalive_ms: Between,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub latency_ms: Between,
+    /// Step of the network's time in the world `net`: 1 for short scenarios, 5 for long ones.
+    pub tick_ms: u64,
+    pub segment_bytes: Between,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -163,7 +173,7 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_key() {
         let scenario = Scenario::parse(Path::new("scenarios/smoke.toml"), SMOKE).expect("is right");
-        assert_eq!((scenario.name.as_str(), scenario.worlds.as_slice()), ("smoke", &["sched".to_string()][..]));
+        assert_eq!((scenario.name.as_str(), scenario.worlds.as_slice()), ("smoke", &["net".to_string(), "sched".to_string()][..]));
         let unknown = error(&SMOKE.replace("readers = ", "raeders = "));
         assert!(unknown.contains("scenarios/x.toml") && unknown.contains("line ") && unknown.contains("raeders"), "{unknown}");
         let empty = error(&SMOKE.replace("readers = [1, 3]", "readers = [3, 1]"));

@@ -32,9 +32,35 @@ pub trait World: Send + Sync {
     /// Runs `main` as the first task of the machine, which is new or was killed.
     fn start(&self, host: &str, main: BoxFuture<'static, ()>);
     /// Ends every task of the machine at once and closes its sockets.
-    fn kill(&self, host: &str);
-    /// Holds back (or releases) the bytes between two machines.
-    fn clog(&self, a: &str, b: &str, clogged: bool);
+    fn kill(&self, host: &str, death: Death);
+    /// Changes what happens to the bytes between two machines. Gives false if this world has no such thing.
+    fn set_link(&self, a: &str, b: &str, state: LinkState) -> bool;
+    /// Stops (or lets go on) every task of the machine; time goes on.
+    fn freeze(&self, host: &str, frozen: bool);
+    /// Peers of a machine that goes down learn of it as in reality: if not, all its connections are reset instead.
+    fn tells_of_deaths(&self) -> bool;
+}
+
+/// How a machine's sockets end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// The kernel closes them: peers are told, and whoever connects is refused.
+    Closed,
+    /// The machine is gone: nobody answers.
+    Silent,
+}
+
+/// What happens to the bytes between two machines, `a` and `b`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LinkState {
+    #[default]
+    Open,
+    /// They wait until the link is open again.
+    Held,
+    /// They are lost for good, also those of open streams, which are of no use any more.
+    Lost,
+    /// Those from `a` to `b` do not arrive.
+    LostOneWay,
 }
 
 /// The machines of one run.
@@ -136,8 +162,10 @@ impl Cluster {
         let trace = self.host_trace(host);
         event!(trace, "fault", "op=crash kind={kind:?}");
         self.disk(host).crash(kind, &trace);
-        self.world.kill(host);
-        self.connections.reset(|a, b| a == host || b == host);
+        self.world.kill(host, if kind == CrashKind::ProcessCrash { Death::Closed } else { Death::Silent });
+        if !self.world.tells_of_deaths() {
+            self.connections.reset(|a, b| a == host || b == host);
+        }
     }
 }
 

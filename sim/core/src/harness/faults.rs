@@ -8,6 +8,7 @@ use crate::event;
 use crate::plan::FaultKind;
 use crate::postgres::generator;
 use crate::store::StoreFaults;
+use crate::world::LinkState;
 use palimpsest::io_abstraction::{ClockExt as _, Mono};
 use palimpsest::types::Lsn;
 use std::collections::BTreeMap;
@@ -150,13 +151,13 @@ fn store(scene: &Scene, state: &mut State, faults: StoreFaults) -> Action {
 
 fn clog(scene: &Scene, state: &mut State) {
     state.clogged += 1;
-    scene.cluster.world.clog(PAGESERVER, PRIMARY, true);
+    scene.cluster.world.set_link(PAGESERVER, PRIMARY, LinkState::Held);
 }
 
 fn unclog(scene: &Scene, state: &mut State) {
     state.clogged -= 1;
     if state.clogged == 0 {
-        scene.cluster.world.clog(PAGESERVER, PRIMARY, false);
+        scene.cluster.world.set_link(PAGESERVER, PRIMARY, LinkState::Open);
         event!(scene.trace, "fault", "op=unclog");
     }
 }

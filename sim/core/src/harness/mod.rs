@@ -19,7 +19,7 @@ use crate::postgres::datadir::{self, DataDir};
 use crate::postgres::generator::{Generator, VERSION};
 use crate::postgres::{SimPostgres, walsender};
 use crate::trace::HostTrace;
-use crate::world::Cluster;
+use crate::world::{Cluster, Death};
 use palimpsest::io_abstraction::{ClockExt as _, Env, Mono};
 use palimpsest::pg::xlog::synthesize::WalIdentity;
 use palimpsest::types::{Lsn, TenantId, TimelineId};
@@ -112,7 +112,7 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     event!(scene.trace, "state", "phase=end");
     // Tasks hold the cluster and the cluster holds the tasks: without this nothing of a run would ever be freed.
     for host in [PAGESERVER, PRIMARY, CLIENT] {
-        scene.cluster.world.kill(host);
+        scene.cluster.world.kill(host, Death::Closed);
     }
     scene.client.clock.sleep(POLL).await;
     Ran { violation: scene.judge.verdict(), counts }
