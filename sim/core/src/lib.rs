@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod clock;
 pub mod contract;
 pub mod disk;
 pub mod harness;

@@ -3,9 +3,9 @@
 use crate::hosts::{Command, HostStart, Shared};
 use crate::net::TurNet;
 use futures::future::BoxFuture;
-use palimpsest::io_abstraction::{Clock, Mono, Net, RngSource, Tasks, Wall};
+use palimpsest::io_abstraction::{Clock, Mono, Net, Tasks, Wall};
 use sim_core::plan::NetworkKnobs;
-use sim_core::tasks::{named, named_tasks};
+use sim_core::tasks::{Household, named, named_tasks};
 use sim_core::world::{Death, LinkState, World};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,9 +41,9 @@ impl World for TurWorld {
         self.shared.add(name);
     }
 
-    fn tasks(&self, host: &str, source: &RngSource) -> Tasks {
+    fn tasks(&self, host: &str, household: &Household) -> Tasks {
         let start = HostStart { shared: self.shared.clone(), host: host.to_string(), life: self.shared.life(host) };
-        named_tasks(Arc::new(start), self.clock(), source)
+        named_tasks(Arc::new(start), self.clock(), household)
     }
 
     fn net(&self, host: &str) -> Arc<dyn Net> {

@@ -10,9 +10,9 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
 use palimpsest::io_abstraction::tasks::Abort;
-use palimpsest::io_abstraction::{Clock, Mono, Net, RngSource, Tasks, Wall};
+use palimpsest::io_abstraction::{Clock, Mono, Net, Tasks, Wall};
 use parking_lot::Mutex;
-use sim_core::tasks::{Start, named, named_tasks};
+use sim_core::tasks::{Household, Start, named, named_tasks};
 use sim_core::world::{Death, LinkState, World};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -89,7 +89,7 @@ impl World for MadWorld {
         hosts.insert(name.to_string(), Entry { id: node.id(), ip, generation: 0, next_port: FIRST_FREE_PORT });
     }
 
-    fn tasks(&self, host: &str, source: &RngSource) -> Tasks {
+    fn tasks(&self, host: &str, household: &Household) -> Tasks {
         let entry = self.directory.entry(host);
         let start = HostStart {
             handle: self.handle.clone(),
@@ -97,7 +97,7 @@ impl World for MadWorld {
             host: host.to_string(),
             generation: entry.generation,
         };
-        named_tasks(Arc::new(start), self.clock(), source)
+        named_tasks(Arc::new(start), self.clock(), household)
     }
 
     fn net(&self, host: &str) -> Arc<dyn Net> {
