@@ -106,6 +106,9 @@ impl Connection {
     }
 
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
+        if crate::planted!(self.env, "short-write") && self.stream.write(&self.output).await? > 0 {
+            self.output.clear();
+        }
         if !self.output.is_empty() {
             self.stream.write_all_buf(&mut self.output).await?;
         }

@@ -153,6 +153,10 @@ impl RedoExecutor {
                 self.idle.lock().entry(kind).or_default().push(child);
                 Ok(page.into())
             }
+            Err(_) if crate::planted!(self.env, "redo-child-reused") => {
+                self.idle.lock().entry(kind).or_default().push(child);
+                Err(RedoFailure::TimedOut(self.limit))
+            }
             outcome => {
                 child.control.kill().await;
                 Err(match outcome {

@@ -46,6 +46,9 @@ impl Registry {
         let claim = match tenant.claim(spec.timeline) {
             Claim::Taken(claim) => claim,
             Claim::Creating => return Err(CreateError::AlreadyCreating(spec.timeline)),
+            Claim::Exists(_) if crate::planted!(self.shared.env, "repeat-is-conflict") => {
+                return Err(CreateError::TimelineExists(spec.timeline));
+            }
             Claim::Exists(handle) => return same_parameters(handle, spec),
         };
         let timeline = match &spec.origin {
@@ -69,6 +72,7 @@ impl Registry {
     async fn branch(&self, tenant: &Tenant, id: TimelineId, ancestor: TimelineId, lsn: Option<Lsn>) -> Result<Arc<Timeline>, CreateError> {
         let source = tenant.timeline(ancestor).map_err(|_| CreateError::AncestorMissing(ancestor))?.timeline.clone();
         let lsn = lsn.map_or_else(|| source.last_record.lsn(), Lsn::align8);
+        let lsn = if crate::planted!(self.shared.env, "branch-at-end") { source.last_record.lsn() } else { lsn };
         let cutoff = source.gc_cutoff_lsn();
         if lsn < source.ancestor_lsn() {
             return Err(CreateError::BelowAncestor { ancestor, lsn, floor: source.ancestor_lsn() });
