@@ -40,3 +40,12 @@ macro_rules! planted {
         cfg!(feature = "planted-bugs") && $env.probe.planted($bug)
     };
 }
+
+/// True where the simulator wants the unusual but permitted path now: a small batch, a late answer, a retry. Costs one virtual call;
+/// never true in production.
+#[macro_export]
+macro_rules! buggify {
+    ($env:expr, $site:literal) => {
+        $env.probe.buggify($site)
+    };
+}

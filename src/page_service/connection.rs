@@ -138,6 +138,9 @@ impl Connection {
     /// Sends the output. The limit is for each step: a slow client is served, one that takes nothing is not.
     pub(super) async fn flush(&mut self) -> Result<(), ConnectionError> {
         let patience = self.patience();
+        if crate::planted!(self.env, "short-write") && self.stream.write(&self.output).await? > 0 {
+            self.output.clear();
+        }
         while !self.output.is_empty() {
             let written = self.env.clock.timeout(patience, self.stream.write_buf(&mut self.output)).await;
             if written.map_err(|_| ConnectionError::Stuck)?? == 0 {

@@ -203,6 +203,10 @@ impl RedoExecutor {
                 self.idle.lock().entry(kind).or_default().push(child);
                 Ok((0..count).map(|n| pages.slice(n * PAGE_SIZE..(n + 1) * PAGE_SIZE)).collect())
             }
+            Err(_) if crate::planted!(self.env, "redo-child-reused") => {
+                self.idle.lock().entry(kind).or_default().push(child);
+                Err(RedoFailure::TimedOut(self.limit))
+            }
             outcome => {
                 child.control.kill().await;
                 Err(match outcome {

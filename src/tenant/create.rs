@@ -46,6 +46,9 @@ impl Registry {
         let claim = match tenant.claim(spec.timeline) {
             Claim::Taken(claim) => claim,
             Claim::Creating => return Err(CreateError::AlreadyCreating(spec.timeline)),
+            Claim::Exists(_) if crate::planted!(self.shared.env, "repeat-is-conflict") => {
+                return Err(CreateError::TimelineExists(spec.timeline));
+            }
             Claim::Exists(handle) => return same_parameters(handle, spec),
             Claim::Broken(error) => return Err(error.into()),
         };
@@ -74,6 +77,7 @@ impl Registry {
             Err(other) => return Err(other.into()),
         };
         let lsn = lsn.map_or_else(|| source.last_record.lsn(), Lsn::align8);
+        let lsn = if crate::planted!(self.shared.env, "branch-at-end") { source.last_record.lsn() } else { lsn };
         let cutoff = source.gc_cutoff_lsn();
         if lsn < source.ancestor_lsn() {
             return Err(CreateError::BelowAncestor { ancestor, lsn, floor: source.ancestor_lsn() });

@@ -174,6 +174,11 @@ async fn flush(timeline: &Arc<Timeline>, frozen: Arc<MemoryLayer>) -> Result<(),
         let meta = LayerMeta { file_size: finished.file_size, generation: timeline.shared.generation() };
         name = Some((finished.name, meta));
     }
+    if crate::planted!(timeline.shared.env, "layer-nowhere") {
+        let rest = |old: &LayerSet| old.frozen.iter().skip(1).cloned().collect();
+        timeline.change_layers(|old| LayerSet { open: old.open.clone(), frozen: rest(old), historic: old.historic.clone() });
+        timeline.shared.env.clock.sleep(Duration::from_millis(1)).await;
+    }
     publish(timeline, &frozen, name);
     Ok(())
 }

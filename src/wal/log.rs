@@ -341,7 +341,9 @@ impl WalLog {
             let files: Vec<DiskFile> = state.dirty.drain(..).chain(current).map(|segment| segment.file).collect();
             (files, std::mem::take(&mut state.names_changed), state.written, state.cuts)
         };
-        let result = self.sync_files(&files, names_changed);
+        let result = self
+            .sync_files(&files, names_changed)
+            .or_else(|e| if crate::planted!(self.env, "sync-error-ignored") { Ok(()) } else { Err(e) });
         let mut state = self.state.lock();
         match result {
             Ok(()) => {
@@ -409,7 +411,7 @@ impl WalLog {
 
     fn sync_files(&self, files: &[DiskFile], names_changed: bool) -> io::Result<()> {
         files.iter().try_for_each(|file| file.sync_data())?;
-        if names_changed {
+        if names_changed && !crate::planted!(self.env, "log-name-unsynced") {
             self.env.disk.sync_dir(&self.directory)?;
         }
         Ok(())

@@ -140,7 +140,9 @@ async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (Option<IngestE
         if log.cuts() != cuts {
             return (None, writer);
         }
-        let mut bytes = vec![0; crate::limits::WAL_READ_BYTES];
+        // As much as is there: a quiet primary sends a few bytes at a time.
+        let there = usize::try_from(log.durable_lsn().distance_from(at)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; there.min(crate::limits::WAL_READ_BYTES)];
         let step = async {
             let read = log.read(at, &mut bytes)?;
             bytes.truncate(read);

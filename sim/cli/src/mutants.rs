@@ -14,9 +14,24 @@ struct Bug {
     what: &'static str,
 }
 
-const BUGS: [Bug; 2] = [
-    Bug { name: "ack-before-fsync", scenario: "smoke", world: "sched", what: "WAL is acknowledged before it is synced" },
-    Bug { name: "index-before-layers", scenario: "smoke", world: "sched", what: "the index is uploaded before its layers" },
+const fn bug(name: &'static str, world: &'static str, scenario: &'static str, what: &'static str) -> Bug {
+    Bug { name, scenario, world, what }
+}
+
+const BUGS: [Bug; 13] = [
+    bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
+    bug("index-before-layers", "sched", "smoke", "the index is uploaded before its layers"),
+    bug("apply-before-upload", "sched", "smoke", "what is only on the local disk is reported as applied"),
+    bug("log-name-unsynced", "sched", "smoke", "the name of a new WAL segment is never made durable"),
+    bug("layer-nowhere", "sched", "redo_child", "a flushed layer leaves memory before it is in the layer map"),
+    bug("sync-error-ignored", "sched", "disk_faults", "a sync that failed counts as done"),
+    bug("upload-error-ignored", "sched", "store_outage", "an upload that failed counts as done"),
+    bug("repeat-is-conflict", "sched", "create_retry", "a repeated request for a branch is refused"),
+    bug("branch-at-end", "sched", "branches_under_load", "a branch begins at the end of its ancestor, not where it was asked for"),
+    bug("redo-child-reused", "sched", "redo_child", "a child that did not answer in time is asked again, and its late answer taken"),
+    bug("no-silence-limit", "net", "wal_source", "a stream of WAL without a sign of life is waited for without end"),
+    bug("no-connect-limit", "net", "wal_source", "a connection to the primary is waited for without end"),
+    bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this program drives simulations; it is not simulated")]
@@ -27,7 +42,7 @@ pub fn run(args: &MutantArgs) -> Result<(), Failure> {
         return Err(Failure::Harness(format!("there is no planted bug {:?}; there are {}", args.bug, names.join(", "))));
     }
     let mut hidden = false;
-    println!("{:<22} {:<6} {:<10} {:>5} {:>7} {:<8} what", "bug", "world", "scenario", "seed", "seconds", "oracle");
+    println!("{:<22} {:<6} {:<20} {:>5} {:>7} {:<8} what", "bug", "world", "scenario", "seed", "seconds", "oracle");
     for bug in wanted {
         let loaded = worlds::scenarios(Some(bug.scenario))?;
         let backend = worlds::build(bug.world, true)?;
@@ -45,7 +60,7 @@ pub fn run(args: &MutantArgs) -> Result<(), Failure> {
             None => ("-".to_string(), "HIDDEN"),
         };
         hidden |= found.is_none();
-        println!("{:<22} {:<6} {:<10} {seed:>5} {:>7.1} {oracle:<8} {}", bug.name, bug.world, bug.scenario, took.as_secs_f64(), bug.what);
+        println!("{:<22} {:<6} {:<20} {seed:>5} {:>7.1} {oracle:<8} {}", bug.name, bug.world, bug.scenario, took.as_secs_f64(), bug.what);
         if let Some((_, violation)) = found {
             println!("    {}", violation.detail);
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 
 /// Backends that exist, each with its package and program name.
-const WORLDS: [(&str, &str); 1] = [("sched", "sim-sched")];
+const WORLDS: [(&str, &str); 2] = [("net", "sim-net"), ("sched", "sim-sched")];
 
 /// A scenario and where it came from.
 pub struct Loaded {

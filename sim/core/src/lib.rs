@@ -5,7 +5,9 @@
 //!                                   |-> faults            -> oracles -> report        every event -> trace -> digest
 //! ```
 
+pub mod backend;
 pub mod client;
+pub mod clock;
 pub mod contract;
 pub mod disk;
 pub mod harness;

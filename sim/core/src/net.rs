@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::{Address, BoxStream, DetRng, Listener, Net, RngSource};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// All open connections of a run, by their two hosts.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Mutex<BTreeMap<u64, Arc<Connection>>>>, Arc<AtomicU64>);
+pub struct Connections(Arc<All>);
+
+#[derive(Default)]
+struct All {
+    open: Mutex<BTreeMap<u64, Arc<Connection>>>,
+    opened: AtomicU64,
+    refusing: Mutex<BTreeSet<String>>,
+}
 
 struct Connection {
     from: String,
@@ -34,7 +41,7 @@ struct ConnectionState {
 impl Connections {
     /// Breaks every connection whose (client, server) host names match; both sides see a reset. Gives their number.
     pub fn reset(&self, matches: impl Fn(&str, &str) -> bool) -> usize {
-        let hit: Vec<_> = self.0.lock().values().filter(|c| matches(&c.from, &c.to)).cloned().collect();
+        let hit: Vec<_> = self.0.open.lock().values().filter(|c| matches(&c.from, &c.to)).cloned().collect();
         for connection in &hit {
             let wakers = {
                 let mut state = connection.state.lock();
@@ -46,10 +53,24 @@ impl Connections {
         hit.len()
     }
 
+    /// From now on (or no more) nobody can connect to this host.
+    pub fn refuse(&self, host: &str, refuses: bool) {
+        let mut refusing = self.0.refusing.lock();
+        if refuses {
+            refusing.insert(host.to_string())
+        } else {
+            refusing.remove(host)
+        };
+    }
+
+    fn refuses(&self, host: &str) -> bool {
+        self.0.refusing.lock().contains(host)
+    }
+
     fn add(&self, from: &str, to: &str) -> (u64, Arc<Connection>) {
-        let id = self.1.fetch_add(1, Ordering::Relaxed);
+        let id = self.0.opened.fetch_add(1, Ordering::Relaxed);
         let connection = Arc::new(Connection { from: from.to_string(), to: to.to_string(), state: Mutex::default() });
-        self.0.lock().insert(id, connection.clone());
+        self.0.open.lock().insert(id, connection.clone());
         (id, connection)
     }
 }
@@ -89,7 +110,10 @@ impl Net for TracedNet {
             Address::Tcp { host, .. } => host.as_str(),
             Address::Unix(_) => self.host.as_str(),
         };
-        let result = self.inner.connect(address).await;
+        let result = match self.connections.refuses(to) {
+            true => Err(io::ErrorKind::ConnectionRefused.into()),
+            false => self.inner.connect(address).await,
+        };
         match &result {
             Ok(_) => event!(self.trace, "net", "op=connect address={address}"),
             Err(e) => event!(self.trace, "net", "op=connect address={address} error={}", error_name(e)),
@@ -132,7 +156,7 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.connections.0.lock().remove(&self.id);
+        self.connections.0.open.lock().remove(&self.id);
     }
 }
 

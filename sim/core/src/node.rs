@@ -3,7 +3,7 @@
 use crate::plan::PageserverKnobs;
 use crate::world::Cluster;
 use palimpsest::config::{Config, RedoMode};
-use palimpsest::io_abstraction::Address;
+use palimpsest::io_abstraction::{Address, ClockExt as _};
 use palimpsest::node::Node;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,21 +44,64 @@ pub fn config(knobs: &PageserverKnobs) -> Config {
     config
 }
 
-/// Starts the node on its host, which is new or was crashed. `exited` is set to the incarnation if it cannot start: then the
-/// process is over, and whoever supervises it has to crash it and start it again.
-pub fn start(cluster: &Cluster, host: &str, knobs: &PageserverKnobs, exited: Arc<AtomicU64>) {
+/// The process of a node, as its supervisor sees it.
+#[derive(Clone, Default)]
+pub struct Process {
+    /// Life of the host plus one of the last process that could not start.
+    exited: Arc<AtomicU64>,
+    /// The same of the last process that serves.
+    up: Arc<AtomicU64>,
+    /// The same of the last process that stopped because it was told to.
+    stopped: Arc<AtomicU64>,
+    /// The same of the last process that was told to stop.
+    told: Arc<AtomicU64>,
+}
+
+/// How often a process looks whether it has to stop.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Process {
+    /// The process of this life could not start.
+    pub fn has_exited(&self, life: u64) -> bool {
+        self.exited.load(Ordering::Relaxed) == life + 1
+    }
+
+    pub fn is_up(&self, life: u64) -> bool {
+        self.up.load(Ordering::Relaxed) == life + 1
+    }
+
+    /// Tells the process of this life to stop.
+    pub fn stop(&self, life: u64) {
+        self.told.store(life + 1, Ordering::Relaxed);
+    }
+
+    pub fn has_stopped(&self, life: u64) -> bool {
+        self.stopped.load(Ordering::Relaxed) == life + 1
+    }
+}
+
+/// Starts the node on its host, which is new or was crashed. A node that cannot start ends by itself, and whoever supervises
+/// it has to crash it and start it again; one that was told to stop shuts down first.
+pub fn start(cluster: &Cluster, host: &str, knobs: &PageserverKnobs, process: Process) {
     let env = cluster.env(host);
-    let incarnation = cluster.disk(host).incarnation();
+    let life = cluster.disk(host).incarnation();
     let config = config(knobs);
     let main = async move {
         match Node::start(env.clone(), config).await {
-            Ok(_node) => {
+            Ok(node) => {
                 env.probe.event("node", &|| "state=up".to_string());
-                std::future::pending().await
+                process.up.store(life + 1, Ordering::Relaxed);
+                while process.told.load(Ordering::Relaxed) != life + 1 {
+                    env.clock.sleep(LOOK).await;
+                }
+                env.probe.event("node", &|| "state=stopping".to_string());
+                node.shutdown().await;
+                env.probe.event("node", &|| "state=stopped".to_string());
+                process.stopped.store(life + 1, Ordering::Relaxed);
             }
             Err(error) => {
                 env.probe.event("node", &|| format!("state=exited error={error}"));
-                exited.store(incarnation + 1, Ordering::Relaxed);
+                process.exited.store(life + 1, Ordering::Relaxed);
             }
         }
     };

@@ -3,14 +3,18 @@
 //! Every operation and fault has a stable id and a time of its own, and draws come from independent streams: taking an
 //! entry out of a plan leaves all others as they are.
 
+mod expand;
+
 use crate::disk::CrashKind;
 use crate::postgres::generator::{Weights, WorkloadKnobs};
 use crate::postgres::walsender::WalsenderKnobs;
 use crate::scenario::{Between, Scenario};
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::{DetRng, RngSource};
-use rand_core::Rng as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// A run, spelled out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +37,21 @@ pub struct Knobs {
     pub readers: u32,
     pub workload: WorkloadKnobs,
     pub walsender: WalsenderKnobs,
+    pub network: NetworkKnobs,
     pub pageserver: PageserverKnobs,
+}
+
+/// The network between the machines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkKnobs {
+    /// Time of a message from machine to machine.
+    pub latency_ms_min: u64,
+    pub latency_ms_max: u64,
+    /// World `net` only: step of the network's time.
+    pub tick_ms: u64,
+    /// World `net` only: most bytes in one segment of a stream. A stream holds a fixed number of segments.
+    pub segment_bytes: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +66,8 @@ pub struct PageserverKnobs {
     pub wal_log_keep_bytes: u64,
     pub compaction_target_size: u64,
     pub redo_child: bool,
+    /// Chance that a site of `buggify!` is live in this run, and then that it acts, in parts per million; 0: none is.
+    pub buggify_ppm: u32,
     /// Chance that a redo child misbehaves at a request, in parts per million.
     pub redo_fault_ppm: u32,
 }
@@ -68,6 +88,13 @@ pub enum OpKind {
     Wal { steps: u32 },
     /// A reader asks. `pick` chooses among what the model knows at that time.
     Read { reader: u32, what: ReadKind, pick: u64 },
+    /// A reader sends so many requests, and reads no answer before the pause is over.
+    Burst { reader: u32, requests: u32, pause_ms: u64, pick: u64 },
+    /// Clients connect at once, ask one thing each, and go without a word.
+    Storm { clients: u32, pick: u64 },
+    /// Branch number `branch` is created, of another one or of the root, at an LSN that `pick` chooses: by `parallel` requests
+    /// at the same time, and by so many again after its creation.
+    Branch { branch: u32, of: Option<u32>, parallel: u32, again: u32, pick: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,9 +111,12 @@ pub enum ReadKind {
     Size,
     Exists,
     TransactionStatus,
+    /// A page of a branch that was created.
+    OnBranch,
 }
 
-const READ_KINDS: [ReadKind; 7] = [
+const READ_KINDS: [ReadKind; 8] = [
+    ReadKind::OnBranch,
     ReadKind::PageAtVersion,
     ReadKind::PageBeforeVersion,
     ReadKind::PageAnywhere,
@@ -113,6 +143,18 @@ pub enum FaultKind {
         down_ms: u64,
         primary_away_ms: u64,
     },
+    /// The pageserver is told to stop, and started again after it did.
+    GracefulStop {
+        down_ms: u64,
+    },
+    /// No task of the pageserver runs; time goes on.
+    Freeze {
+        for_ms: u64,
+    },
+    /// The pageserver's wall clock jumps.
+    ClockJump {
+        by_ms: i64,
+    },
     StoreErrors {
         for_ms: u64,
         before_ppm: u32,
@@ -122,12 +164,77 @@ pub enum FaultKind {
     StoreOutage {
         for_ms: u64,
     },
-    /// No bytes pass between pageserver and primary.
-    Clog {
+    /// The object store refuses most requests and is slow to answer the others.
+    StoreThrottle {
+        for_ms: u64,
+    },
+    /// Conditional writes are told of conflicts.
+    StoreConflicts {
+        for_ms: u64,
+    },
+    /// Something happens to the bytes between the pageserver and a peer. A world that has no such thing says so in the trace.
+    Link {
+        peer: Peer,
+        how: LinkFault,
+        for_ms: u64,
+    },
+    /// Nobody can connect to the pageserver.
+    Refuse {
         for_ms: u64,
     },
     /// Every connection of the pageserver breaks.
     Reset,
+    /// The pageserver's disk fails now and then, `budget` times at most.
+    DiskErrors {
+        for_ms: u64,
+        read_ppm: u32,
+        write_ppm: u32,
+        sync_ppm: u32,
+        budget: u32,
+        files: Files,
+    },
+    /// The pageserver's disk shrinks to what is used and this.
+    DiskFull {
+        for_ms: u64,
+        left_bytes: u64,
+    },
+    /// Work that waits for the pageserver's disk waits.
+    DiskStall {
+        for_ms: u64,
+    },
+    /// A bit flips in one of the layer files that remote storage has too.
+    BitRot {
+        pick: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
+    Primary,
+    Clients,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkFault {
+    /// The bytes wait.
+    Hold,
+    /// The bytes are lost for good.
+    Lost,
+    /// Those to the pageserver are lost.
+    LostTo,
+    /// Those from the pageserver are lost.
+    LostFrom,
+}
+
+/// Which files of the pageserver fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Files {
+    All,
+    WalLog,
+    Layers,
 }
 
 fn draw(rng: &mut DetRng, range: Between) -> u64 {
@@ -146,15 +253,71 @@ fn chance(rng: &mut DetRng, percent: u64) -> bool {
     below(rng, 100) < percent
 }
 
+/// The plan cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("plan {}: {error}", path.display())]
+    Json { path: PathBuf, error: serde_json::Error },
+    /// An entry that this version does not know, as in a plan that an older version wrote.
+    #[error("plan {}: {list}[{index}] (id {id}): {error}", path.display())]
+    Entry { path: PathBuf, list: &'static str, index: usize, id: serde_json::Value, error: serde_json::Error },
+    #[error("plan {}: {list} has the id {id} twice", path.display())]
+    TwiceTheId { path: PathBuf, list: &'static str, id: u32 },
+}
+
 impl Plan {
+    /// Reads a plan file's text. `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Plan, PlanError> {
+        let json = |error| PlanError::Json { path: path.to_path_buf(), error };
+        // Entry by entry first: the error then names the entry instead of its place in the text.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(json)?;
+        check_entries::<Op>(path, &value, "ops")?;
+        check_entries::<Fault>(path, &value, "faults")?;
+        let plan: Plan = serde_json::from_str(text).map_err(json)?;
+        let lists = [("ops", plan.ops.iter().map(|op| op.id).collect::<Vec<_>>()), ("faults", plan.faults.iter().map(|f| f.id).collect())];
+        for (list, ids) in lists {
+            let mut seen = BTreeSet::new();
+            if let Some(id) = ids.into_iter().find(|id| !seen.insert(*id)) {
+                return Err(PlanError::TwiceTheId { path: path.to_path_buf(), list, id });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The text of a plan file: one line per entry.
+    pub fn print(&self) -> String {
+        let list = |entries: Vec<String>| if entries.is_empty() { "[]".to_string() } else { format!("[\n  {}\n]", entries.join(",\n  ")) };
+        format!(
+            "{{\n\"scenario\": {},\n\"seed\": {},\n\"knobs\": {},\n\"faults\": {},\n\"ops\": {}\n}}",
+            json(&self.scenario),
+            self.seed,
+            json(&self.knobs),
+            list(self.faults.iter().map(json).collect()),
+            list(self.ops.iter().map(json).collect()),
+        )
+    }
+
     /// Expands a seed.
     pub fn expand(scenario: &Scenario, seed: u64) -> Plan {
         let source = RngSource::new(u128::from(seed)).child(&scenario.name).child("plan");
         let knobs = knobs(scenario, &source);
-        let ops = ops(scenario, &knobs, &source);
-        let faults = faults(scenario, &knobs, &source);
+        let ops = expand::ops(scenario, &knobs, &source);
+        let faults = expand::faults(scenario, &knobs, &source);
         Plan { scenario: scenario.name.clone(), seed, knobs, ops, faults }
     }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("a plan is plain data")
+}
+
+fn check_entries<T: DeserializeOwned>(path: &Path, plan: &serde_json::Value, list: &'static str) -> Result<(), PlanError> {
+    for (index, entry) in plan[list].as_array().into_iter().flatten().enumerate() {
+        if let Err(error) = T::deserialize(entry) {
+            return Err(PlanError::Entry { path: path.to_path_buf(), list, index, id: entry["id"].clone(), error });
+        }
+    }
+    Ok(())
 }
 
 fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
@@ -187,6 +350,14 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
             stall_ppm: draw(r, s.stall_ppm) as u32,
             stall_ms_max: draw_log(r, s.stall_ms_max),
             keepalive_ms: draw(r, s.keepalive_ms),
+            reset_ppm: draw_log(&mut source.stream("walsender-reset"), s.reset_ppm) as u32,
+            repeat_ppm: draw_log(&mut source.stream("walsender-repeat"), s.repeat_ppm) as u32,
+        },
+        network: NetworkKnobs {
+            latency_ms_min: scenario.network.latency_ms.min,
+            latency_ms_max: draw(&mut source.stream("network"), scenario.network.latency_ms),
+            tick_ms: scenario.network.tick_ms,
+            segment_bytes: draw_log(&mut source.stream("segments"), scenario.network.segment_bytes) as u32,
         },
         pageserver: PageserverKnobs {
             checkpoint_distance: draw_log(r, p.checkpoint_distance),
@@ -198,90 +369,19 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
             wal_log_keep_bytes: draw_log(r, p.wal_log_keep_bytes),
             compaction_target_size: draw_log(r, p.compaction_target_size),
             redo_child: chance(r, p.redo_child_chance),
+            buggify_ppm: buggify(&mut source.stream("buggify"), p.buggify_chance),
             redo_fault_ppm: draw_log(r, p.redo_fault_ppm) as u32,
         },
     }
 }
 
-fn ops(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let w = &scenario.workload;
-    let mut rng = source.stream("wal-ops");
-    let pause = draw(&mut rng, w.step_every_ms);
-    let mut at = 0;
-    while at < knobs.run_ms {
-        ops.push(Op { id: 0, at_ms: at, kind: OpKind::Wal { steps: draw(&mut rng, w.steps_per_burst) as u32 } });
-        at += 1 + below(&mut rng, 2 * pause);
-    }
-    for reader in 0..knobs.readers {
-        let mut rng = source.stream(&format!("reader-{reader}"));
-        let pause = draw(&mut rng, w.read_every_ms);
-        let mut at = 0;
-        while at < knobs.run_ms {
-            // Pages are asked for more often than the rest.
-            let what = READ_KINDS[below(&mut rng, 10) as usize % READ_KINDS.len()];
-            ops.push(Op { id: 0, at_ms: at, kind: OpKind::Read { reader, what, pick: rng.next_u64() } });
-            at += 1 + below(&mut rng, 2 * pause);
-        }
-    }
-    ops.sort_by_key(|op| op.at_ms);
-    for (id, op) in ops.iter_mut().enumerate() {
-        op.id = id as u32;
-    }
-    ops
-}
-
-fn faults(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Fault> {
-    let mut rng = source.stream("faults");
-    let r = &mut rng;
-    let f = &scenario.faults;
-    let families = [
-        ("power_loss", f.power_loss.chance),
-        ("process_crash", f.process_crash.chance),
-        ("wipe", f.wipe.chance),
-        ("store_errors", f.store_errors.chance),
-        ("store_outage", f.store_outage.chance),
-        ("clog", f.clog.chance),
-        ("reset", f.reset.chance),
-    ];
-    let enabled: Vec<&str> = families.into_iter().filter(|(_, percent)| chance(r, *percent)).map(|(name, _)| name).collect();
-    let away = chance(r, f.primary_away.chance);
-    let mut faults = Vec::new();
-    if enabled.is_empty() {
-        return faults;
-    }
-    let pause = draw(r, f.every_ms);
-    let mut at = below(r, 2 * pause);
-    while at < knobs.run_ms {
-        let crash = |r: &mut DetRng, kind, down: Between| {
-            let away_ms = if away && chance(r, 40) { draw(r, f.primary_away.for_ms) } else { 0 };
-            FaultKind::Crash { kind, down_ms: draw(r, down), primary_away_ms: away_ms }
-        };
-        let kind = match enabled[below(r, enabled.len() as u64) as usize] {
-            "power_loss" => crash(r, CrashKind::PowerLoss, f.power_loss.down_ms),
-            "process_crash" => crash(r, CrashKind::ProcessCrash, f.process_crash.down_ms),
-            "wipe" => crash(r, CrashKind::Wipe, f.wipe.down_ms),
-            "store_errors" => FaultKind::StoreErrors {
-                for_ms: draw(r, f.store_errors.for_ms),
-                before_ppm: draw(r, f.store_errors.before_ppm) as u32,
-                after_ppm: draw(r, f.store_errors.after_ppm) as u32,
-                silent_ppm: draw(r, f.store_errors.silent_ppm) as u32,
-            },
-            "store_outage" => FaultKind::StoreOutage { for_ms: draw(r, f.store_outage.for_ms) },
-            "clog" => FaultKind::Clog { for_ms: draw(r, f.clog.for_ms) },
-            _ => FaultKind::Reset,
-        };
-        faults.push(Fault { id: faults.len() as u32, at_ms: at, kind });
-        at += 1 + below(r, 2 * pause);
-    }
-    faults
+fn buggify(rng: &mut DetRng, percent: u64) -> u32 {
+    if chance(rng, percent) { draw_log(rng, Between { min: 1_000, max: 200_000 }) as u32 } else { 0 }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
-    use std::path::Path;
 
     fn smoke() -> Scenario {
         Scenario::parse(Path::new("smoke.toml"), include_str!("../../../scenarios/smoke.toml")).expect("is right")
@@ -290,10 +390,22 @@ mod tests {
     #[test]
     fn a_plan_survives_its_file() {
         let plan = Plan::expand(&smoke(), 7);
-        let text = serde_json::to_string(&plan).expect("is written");
-        assert_eq!(serde_json::from_str::<Plan>(&text).expect("is read"), plan);
+        assert_eq!(Plan::parse(Path::new("a.plan"), &plan.print()).expect("is read"), plan);
         assert_eq!(Plan::expand(&smoke(), 7), plan);
         assert_ne!(Plan::expand(&smoke(), 8), plan);
+    }
+
+    #[test]
+    fn errors_name_file_and_entry() {
+        let plan = Plan::expand(&smoke(), 7);
+        let error = |text: String| Plan::parse(Path::new("old.plan"), &text).expect_err("is wrong").to_string();
+        let unknown = error(plan.print().replacen("\"wal\"", "\"flood\"", 1));
+        assert!(unknown.starts_with("plan old.plan: ops[") && unknown.contains("id ") && unknown.contains("flood"), "{unknown}");
+        let missing = error(plan.print().replacen("\"run_ms\"", "\"runs_ms\"", 1));
+        assert!(missing.contains("old.plan") && missing.contains("line 4") && missing.contains("runs_ms"), "{missing}");
+        let mut twice = plan;
+        twice.ops[1].id = twice.ops[0].id;
+        assert!(error(twice.print()).contains("twice"));
     }
 
     #[test]
@@ -301,18 +413,17 @@ mod tests {
         let (mut faults, mut reads) = (BTreeSet::new(), BTreeSet::new());
         for seed in 0..60 {
             let plan = Plan::expand(&smoke(), seed);
-            faults.extend(plan.faults.iter().map(|f| match f.kind {
+            let name = |f: &Fault| match &f.kind {
                 FaultKind::Crash { kind, .. } => format!("{kind:?}"),
-                FaultKind::StoreErrors { .. } => "errors".to_string(),
-                FaultKind::StoreOutage { .. } => "outage".to_string(),
-                FaultKind::Clog { .. } => "clog".to_string(),
-                FaultKind::Reset => "reset".to_string(),
-            }));
+                other => format!("{other:?}").split([' ', '(']).next().unwrap_or_default().to_string(),
+            };
+            faults.extend(plan.faults.iter().map(name));
             reads.extend(plan.ops.iter().filter_map(|op| match op.kind {
                 OpKind::Read { what, .. } => Some(format!("{what:?}")),
-                OpKind::Wal { .. } => None,
+                _ => None,
             }));
         }
-        assert_eq!((faults.len(), reads.len()), (7, READ_KINDS.len()));
+        // Smoke has no branches to read from.
+        assert_eq!((faults.len(), reads.len()), (10, READ_KINDS.len() - 1), "{faults:?} {reads:?}");
     }
 }

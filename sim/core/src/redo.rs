@@ -116,7 +116,7 @@ impl Child {
                     output.write_all(&answer[..answer.len() / 3]).await?;
                     return Ok(());
                 }
-                3 => self.clock.sleep(Duration::from_millis(below(&mut self.rng, 1_500))).await,
+                3 => self.clock.sleep(Duration::from_millis(below(&mut self.rng, 4_000))).await,
                 _ => {}
             }
             output.write_all(&answer).await?;

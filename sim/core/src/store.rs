@@ -3,7 +3,8 @@
 //! [`SimStore`] is the service; [`SimStore::client`] gives one incarnation of a host its connection, with latency and
 //! faults drawn from that host's own stream. Objects live in an ordered map with all their versions and with simulated
 //! time stamps. A request can fail before its effect, fail after it (the caller cannot know), never be answered, or be cut
-//! in the middle of a delete batch; during an outage every request fails.
+//! in the middle of a delete batch or of a body; during an outage every request fails. Uploads in parts are kept by the
+//! service until they are completed or aborted, so one that its client forgot can be seen.
 
 use crate::event;
 use crate::trace::HostTrace;
@@ -38,18 +39,33 @@ pub struct StoreFaults {
     pub error_after_ppm: u32,
     /// Chance that a request is never answered; half of them take effect.
     pub silent_ppm: u32,
+    /// Chance that a request is refused because there are too many.
+    pub throttle_ppm: u32,
+    /// Chance that a conditional write is told of a conflict with another one, before its effect.
+    pub conflict_ppm: u32,
     /// Every request fails.
     pub outage: bool,
 }
 
 impl Default for StoreFaults {
     fn default() -> StoreFaults {
-        StoreFaults { latency_us_min: 500, latency_us_max: 20_000, error_before_ppm: 0, error_after_ppm: 0, silent_ppm: 0, outage: false }
+        StoreFaults {
+            latency_us_min: 500,
+            latency_us_max: 20_000,
+            error_before_ppm: 0,
+            error_after_ppm: 0,
+            silent_ppm: 0,
+            throttle_ppm: 0,
+            conflict_ppm: 0,
+            outage: false,
+        }
     }
 }
 
 /// Entries per page of a listing.
 const LIST_PAGE: usize = 7;
+/// Bytes in one piece of a body.
+const PIECE: usize = 8 << 10;
 
 /// One version of an object; `None` means that it was deleted then.
 #[derive(Clone)]
@@ -64,6 +80,14 @@ struct Version {
 struct Objects {
     versions: BTreeMap<String, Vec<Version>>,
     next_tag: u64,
+    /// Uploads in parts that were begun, by number.
+    uploads: BTreeMap<u64, Upload>,
+    next_upload: u64,
+}
+
+struct Upload {
+    path: String,
+    parts: BTreeMap<u32, Bytes>,
 }
 
 struct Shared {
@@ -95,6 +119,11 @@ impl SimStore {
     pub fn client(&self, source: &RngSource, trace: HostTrace) -> Arc<dyn ObjectStore> {
         let rng = Mutex::new(source.stream("object-store"));
         Arc::new(Handle(Arc::new(Client { shared: self.0.clone(), rng, trace })))
+    }
+
+    /// Paths of uploads in parts that were neither completed nor aborted.
+    pub fn unfinished_uploads(&self) -> Vec<String> {
+        self.0.objects.lock().uploads.values().map(|upload| upload.path.clone()).collect()
     }
 
     /// What an observer saw at `at`: path and content of every object, for oracles.
@@ -145,6 +174,10 @@ fn meta(path: &str, version: &Version, data: &Bytes) -> ObjectMeta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Served,
+    /// Refused before the effect, as one request too many.
+    Throttled,
+    /// A conditional write met another one.
+    Conflict,
     FailsBefore,
     FailsAfter,
     SilentBefore,
@@ -152,15 +185,19 @@ enum Fate {
 }
 
 impl Client {
-    fn draw(&self) -> (Duration, Fate) {
+    fn draw(&self, conditional: bool) -> (Duration, Fate) {
         let faults = self.shared.faults.lock().clone();
         let mut rng = self.rng.lock();
         let spread = faults.latency_us_max.saturating_sub(faults.latency_us_min) + 1;
         let latency = Duration::from_micros(faults.latency_us_min + below(&mut rng, spread));
         // Always the same number of draws: switching one fault off shifts no other.
-        let rolls: [u64; 4] = std::array::from_fn(|_| below(&mut rng, 1_000_000));
+        let rolls: [u64; 6] = std::array::from_fn(|_| below(&mut rng, 1_000_000));
         let fate = if faults.outage || rolls[0] < u64::from(faults.error_before_ppm) {
             Fate::FailsBefore
+        } else if rolls[4] < u64::from(faults.throttle_ppm) {
+            Fate::Throttled
+        } else if conditional && rolls[5] < u64::from(faults.conflict_ppm) {
+            Fate::Conflict
         } else if rolls[1] < u64::from(faults.error_after_ppm) {
             Fate::FailsAfter
         } else if rolls[2] < u64::from(faults.silent_ppm) {
@@ -171,6 +208,10 @@ impl Client {
         (latency, fate)
     }
 
+    fn cuts_body(&self) -> bool {
+        below(&mut self.rng.lock(), 2) == 0
+    }
+
     /// Runs one request: half of the latency, the effect, the other half.
     async fn request<T>(
         &self,
@@ -178,10 +219,20 @@ impl Client {
         path: &str,
         effect: impl FnOnce(&mut Objects, &dyn Clock) -> Result<T> + Send,
     ) -> Result<T> {
-        let (latency, fate) = self.draw();
+        self.request_if(false, op, path, effect).await
+    }
+
+    async fn request_if<T>(
+        &self,
+        conditional: bool,
+        op: &'static str,
+        path: &str,
+        effect: impl FnOnce(&mut Objects, &dyn Clock) -> Result<T> + Send,
+    ) -> Result<T> {
+        let (latency, fate) = self.draw(conditional);
         self.shared.clock.sleep(latency / 2).await;
         let outcome = match fate {
-            Fate::FailsBefore | Fate::SilentBefore => None,
+            Fate::FailsBefore | Fate::SilentBefore | Fate::Throttled | Fate::Conflict => None,
             Fate::Served | Fate::FailsAfter | Fate::SilentAfter => Some(effect(&mut self.shared.objects.lock(), &*self.shared.clock)),
         };
         let answer = match &outcome {
@@ -197,6 +248,8 @@ impl Client {
         match (fate, outcome) {
             (Fate::SilentBefore | Fate::SilentAfter, _) => std::future::pending().await,
             (Fate::Served, Some(outcome)) => outcome,
+            (Fate::Throttled, _) => Err(refused("503 slow down")),
+            (Fate::Conflict, _) => Err(refused("409 conditional request conflict")),
             _ => Err(refused("503 service unavailable")),
         }
     }
@@ -229,8 +282,26 @@ fn get(objects: &Objects, path: &Path, options: GetOptions) -> Result<GetResult>
         None => 0..meta.size,
     };
     let body = if options.head { Bytes::new() } else { data.slice(range.start as usize..range.end as usize) };
-    let payload = GetResultPayload::Stream(stream::once(std::future::ready(Ok(body))).boxed());
+    let payload = GetResultPayload::Stream(stream::iter(pieces(body).map(Ok)).boxed());
     Ok(GetResult { payload, meta, range, attributes: Attributes::default(), extensions: Default::default() })
+}
+
+/// A body as it arrives: at least one piece, also if it is empty.
+fn pieces(body: Bytes) -> impl Iterator<Item = Bytes> {
+    let starts = (0..body.len().max(1)).step_by(PIECE);
+    starts.map(move |at| body.slice(at..body.len().min(at + PIECE)))
+}
+
+/// The first half of a body, then the end of the connection.
+fn cut(result: GetResult) -> GetResult {
+    let half = (result.range.end - result.range.start) / 2;
+    let GetResultPayload::Stream(whole) = result.payload else { return result };
+    let kept = whole.scan(0, move |sent, piece| {
+        *sent += piece.as_ref().map_or(0, |bytes: &Bytes| bytes.len() as u64);
+        std::future::ready((*sent <= half).then_some(piece))
+    });
+    let broken = stream::once(std::future::ready(Err(refused("the connection broke"))));
+    GetResult { payload: GetResultPayload::Stream(kept.chain(broken).boxed()), ..result }
 }
 
 /// One page of the objects under a prefix, after `after`.
@@ -291,16 +362,39 @@ impl Handle {
 impl ObjectStore for Handle {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let data = Bytes::from(payload);
-        self.0.request("put", location.as_ref(), |objects, clock| put(objects, clock, location, data, &options.mode)).await
+        let conditional = !matches!(options.mode, PutMode::Overwrite);
+        let effect = |objects: &mut Objects, clock: &dyn Clock| put(objects, clock, location, data, &options.mode);
+        self.0.request_if(conditional, "put", location.as_ref(), effect).await
     }
 
     async fn put_multipart_opts(&self, location: &Path, _options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.0.request("multipart", location.as_ref(), |_, _| Ok(())).await?;
-        Ok(Box::new(Multipart { client: self.0.clone(), location: location.clone(), parts: Arc::default(), next: 0 }))
+        let begin = |objects: &mut Objects, _: &dyn Clock| {
+            objects.next_upload += 1;
+            objects.uploads.insert(objects.next_upload, Upload { path: location.to_string(), parts: BTreeMap::new() });
+            Ok(objects.next_upload)
+        };
+        let upload = self.0.request("multipart", location.as_ref(), begin).await?;
+        Ok(Box::new(Multipart { client: self.0.clone(), location: location.clone(), upload, next: 0 }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.0.request("get", location.as_ref(), |objects, _| get(objects, location, options)).await
+        // An answer that fails after its effect fails while its body is read, half of the time.
+        let cut_short = self.0.cuts_body();
+        let kept = Arc::new(Mutex::new(None));
+        let slot = kept.clone();
+        let effect = |objects: &mut Objects, _: &dyn Clock| {
+            let result = get(objects, location, options)?;
+            *slot.lock() = Some(result);
+            Ok(())
+        };
+        let outcome = self.0.request("get", location.as_ref(), effect).await;
+        let result = kept.lock().take();
+        match (outcome, result) {
+            (Ok(()), Some(result)) => Ok(result),
+            (Err(_), Some(result)) if cut_short => Ok(cut(result)),
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(refused("nothing was kept")),
+        }
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -367,7 +461,7 @@ impl ObjectStore for Handle {
 struct Multipart {
     client: Arc<Client>,
     location: Path,
-    parts: Arc<Mutex<BTreeMap<u32, Bytes>>>,
+    upload: u64,
     next: u32,
 }
 
@@ -377,38 +471,48 @@ impl fmt::Debug for Multipart {
     }
 }
 
+fn no_upload(path: &Path) -> Error {
+    Error::NotFound { path: path.to_string(), source: "no such upload".into() }
+}
+
 #[async_trait]
 impl MultipartUpload for Multipart {
     fn put_part(&mut self, payload: PutPayload) -> UploadPart {
-        let (client, location, parts, number) = (self.client.clone(), self.location.clone(), self.parts.clone(), self.next);
+        let (client, location, upload, number) = (self.client.clone(), self.location.clone(), self.upload, self.next);
         self.next += 1;
         let data = Bytes::from(payload);
         async move {
-            client
-                .request("put_part", location.as_ref(), |_, _| {
-                    parts.lock().insert(number, data);
-                    Ok(())
-                })
-                .await
+            let keep = |objects: &mut Objects, _: &dyn Clock| {
+                objects.uploads.get_mut(&upload).ok_or_else(|| no_upload(&location))?.parts.insert(number, data);
+                Ok(())
+            };
+            client.request("put_part", location.as_ref(), keep).await
         }
         .boxed()
     }
 
+    /// May be asked for again after an error; once it took effect, the upload is gone.
     async fn complete(&mut self) -> Result<PutResult> {
-        let parts = std::mem::take(&mut *self.parts.lock());
-        if parts.len() as u32 != self.next {
-            return Err(refused("a part of the upload is missing"));
-        }
-        let data: Vec<u8> = parts.into_values().flatten().collect();
-        let location = self.location.clone();
-        self.client
-            .request("complete", location.as_ref(), |objects, clock| put(objects, clock, &location, data.into(), &PutMode::Overwrite))
-            .await
+        let (location, upload, count) = (self.location.clone(), self.upload, self.next);
+        let effect = |objects: &mut Objects, clock: &dyn Clock| {
+            let parts = &objects.uploads.get(&upload).ok_or_else(|| no_upload(&location))?.parts;
+            if parts.len() as u32 != count {
+                return Err(refused("a part of the upload is missing"));
+            }
+            let data: Vec<u8> = parts.values().flatten().copied().collect();
+            objects.uploads.remove(&upload);
+            put(objects, clock, &location, data.into(), &PutMode::Overwrite)
+        };
+        self.client.request("complete", self.location.as_ref(), effect).await
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.parts.lock().clear();
-        Ok(())
+        let upload = self.upload;
+        let effect = |objects: &mut Objects, _: &dyn Clock| {
+            objects.uploads.remove(&upload);
+            Ok(())
+        };
+        self.client.request("abort", self.location.as_ref(), effect).await
     }
 }
 
@@ -452,6 +556,49 @@ mod tests {
     fn the_contract_holds() {
         let (_, client) = store();
         block_on(crate::contract::store::run(&*client));
+    }
+
+    #[test]
+    fn conditional_writes_meet_conflicts_and_compare_tags() {
+        let (store, client) = store();
+        let path = Path::from("a");
+        let put = |mode: PutMode| block_on(client.put_opts(&path, "x".into(), mode.into()));
+        let first = put(PutMode::Create).expect("creates");
+        assert!(matches!(put(PutMode::Create), Err(Error::AlreadyExists { .. })));
+        let tag = |e_tag| PutMode::Update(object_store::UpdateVersion { e_tag, version: None });
+        let second = put(tag(first.e_tag.clone())).expect("the tag is right");
+        assert!(matches!(put(tag(first.e_tag)), Err(Error::Precondition { .. })), "the tag is of an older version");
+        store.set_faults(faults(|f| f.conflict_ppm = 1_000_000));
+        assert!(matches!(put(tag(second.e_tag)), Err(Error::Generic { .. })));
+        put(PutMode::Overwrite).expect("meets no conflict");
+    }
+
+    #[test]
+    fn a_body_can_break_off() {
+        let (store, client) = store();
+        let path = Path::from("a");
+        block_on(client.put(&path, vec![7; 5 * PIECE].into())).expect("puts");
+        let read = || block_on(async { client.get(&path).await?.bytes().await });
+        assert_eq!(read().expect("reads").len(), 5 * PIECE);
+        store.set_faults(faults(|f| f.error_after_ppm = 1_000_000));
+        assert!((0..10).all(|_| read().is_err()));
+        let begun = (0..10).filter(|_| block_on(client.get(&path)).is_ok()).count();
+        assert!(begun > 0, "some fail while the body is read");
+    }
+
+    #[test]
+    fn an_upload_in_parts_is_kept_until_it_ends() {
+        let (store, client) = store();
+        let path = Path::from("a");
+        let mut upload = block_on(client.put_multipart(&path)).expect("begins");
+        block_on(upload.put_part("abc".into())).expect("uploads");
+        assert_eq!(store.unfinished_uploads(), ["a"]);
+        store.set_faults(faults(|f| f.error_before_ppm = 1_000_000));
+        block_on(upload.complete()).expect_err("fails before the effect");
+        store.set_faults(faults(|_| {}));
+        block_on(upload.complete()).expect("completes at the second try");
+        assert!(store.unfinished_uploads().is_empty());
+        assert_eq!(store.snapshot(Mono(0)).get("a").map(|b| &b[..]), Some(&b"abc"[..]));
     }
 
     #[test]

@@ -4,10 +4,12 @@ use crate::trace::in_task;
 use futures::future::BoxFuture;
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::tasks::{Abort, Spawner};
-use palimpsest::io_abstraction::{Clock, ClockExt as _, DetRng, RngSource, Tasks};
+use palimpsest::io_abstraction::{Clock, ClockExt as _, DetRng, Mono, RngSource, Tasks};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How a backend starts a task on one host.
@@ -15,26 +17,85 @@ pub trait Start: Send + Sync {
     fn start(&self, future: BoxFuture<'static, ()>) -> Box<dyn Abort>;
 }
 
+/// What the tasks of one life of a host share beside their backend.
+#[derive(Clone)]
+pub struct Household {
+    pub source: RngSource,
+    /// Work that blocks waits until then, as it does while the disk does not answer.
+    pub stalled_until: Arc<AtomicU64>,
+    pub live: LiveTasks,
+}
+
+/// Names of the tasks that have not ended.
+#[derive(Clone, Default)]
+pub struct LiveTasks(Arc<Mutex<Started>>);
+
+#[derive(Default)]
+struct Started {
+    count: u64,
+    live: BTreeMap<u64, Arc<str>>,
+}
+
+struct Alive(LiveTasks, u64);
+
+impl LiveTasks {
+    fn enter(&self, name: &Arc<str>) -> Alive {
+        let mut tasks = self.0.lock();
+        tasks.count += 1;
+        let number = tasks.count;
+        tasks.live.insert(number, name.clone());
+        Alive(self.clone(), number)
+    }
+
+    /// In the order of their start.
+    pub fn names(&self) -> Vec<String> {
+        self.0.lock().live.values().map(ToString::to_string).collect()
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.0.lock().live.remove(&self.1);
+    }
+}
+
 struct NamedSpawner {
     start: Arc<dyn Start>,
     clock: Arc<dyn Clock>,
+    household: Household,
     rng: Mutex<DetRng>,
 }
 
 /// The tasks of one host.
-pub fn named_tasks(start: Arc<dyn Start>, clock: Arc<dyn Clock>, source: &RngSource) -> Tasks {
-    Tasks::new(Arc::new(NamedSpawner { start, clock, rng: Mutex::new(source.stream("blocking")) }))
+pub fn named_tasks(start: Arc<dyn Start>, clock: Arc<dyn Clock>, household: &Household) -> Tasks {
+    let rng = Mutex::new(household.source.stream("blocking"));
+    Tasks::new(Arc::new(NamedSpawner { start, clock, household: household.clone(), rng }))
 }
 
 /// Polls a future under a task name.
 pub fn named(name: &str, mut future: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
-    let name: Arc<str> = Arc::from(name.replace(' ', "_"));
+    let name: Arc<str> = task_name(name);
     Box::pin(poll_fn(move |cx| in_task(&name, || future.as_mut().poll(cx))))
+}
+
+fn task_name(name: &str) -> Arc<str> {
+    Arc::from(name.replace(' ', "_"))
+}
+
+impl NamedSpawner {
+    fn run(&self, name: &str, future: BoxFuture<'static, ()>) -> Box<dyn Abort> {
+        let alive = self.household.live.enter(&task_name(name));
+        let counted = async move {
+            let _alive = alive;
+            future.await;
+        };
+        self.start.start(named(name, Box::pin(counted)))
+    }
 }
 
 impl Spawner for NamedSpawner {
     fn spawn(&self, name: &str, future: BoxFuture<'static, ()>) -> Box<dyn Abort> {
-        self.start.start(named(name, future))
+        self.run(name, future)
     }
 
     /// Runs the work at once in a task of its own, between two delays: other tasks run before it, and after it before
@@ -44,16 +105,17 @@ impl Spawner for NamedSpawner {
             let mut rng = self.rng.lock();
             (below(&mut rng, 200), below(&mut rng, 800))
         };
-        let clock = self.clock.clone();
+        let (clock, stalled_until) = (self.clock.clone(), self.household.stalled_until.clone());
         let (send, receive) = tokio::sync::oneshot::channel();
         let body = async move {
             clock.sleep(Duration::from_micros(before)).await;
+            clock.sleep_until(Mono(stalled_until.load(Ordering::Relaxed))).await;
             work();
             clock.sleep(Duration::from_micros(after)).await;
             // Nobody may be waiting any more, which is fine.
             let _ = send.send(());
         };
-        self.start.start(named(name, Box::pin(body)));
+        self.run(name, Box::pin(body));
         Box::pin(async move {
             // An error means that the host was killed; then this future is not polled again either.
             if receive.await.is_err() {

@@ -49,7 +49,7 @@ struct State {
 }
 
 /// What is left of a finished run's trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     pub events: u64,
     /// Digest of all events.

@@ -4,23 +4,16 @@ use crate::runtime::isolated;
 use crate::world::MadWorld;
 use palimpsest::io_abstraction::RngSource;
 use parking_lot::Mutex;
+use sim_core::backend::{self, Done};
 use sim_core::harness;
-use sim_core::oracle::Violation;
 use sim_core::plan::Plan;
 use sim_core::probe::Planted;
-use sim_core::report::Report;
-use sim_core::trace::{Summary, Trace};
+use sim_core::trace::Trace;
 use sim_core::world::{Cluster, World as _};
 use std::ops::Range;
 use std::sync::Arc;
 
-pub struct Done {
-    pub report: Report,
-    /// The events of the window.
-    pub text: Vec<String>,
-}
-
-/// Runs a plan. A panic, wherever it comes from, is a violation of the oracle `panic`.
+/// Runs a plan.
 pub fn run(plan: Plan, window: Range<u64>, planted: Planted) -> Done {
     let (scenario, seed) = (plan.scenario.clone(), plan.seed);
     // The trace outlives a run that panics.
@@ -36,26 +29,7 @@ pub fn run(plan: Plan, window: Range<u64>, planted: Planted) -> Done {
         (ran, world.clock().mono().0 / 1_000_000)
     });
     let summary = kept.lock().take().map(|trace| trace.summary());
-    let summary = summary.unwrap_or(Summary { events: 0, digest: 0, checkpoints: Vec::new(), recent: Vec::new(), text: Vec::new() });
-    let (violation, counts, simulated_ms) = match ran {
-        Ok((ran, ms)) => (ran.violation, ran.counts, ms),
-        Err(detail) => (Some(Violation { oracle: "panic".to_string(), detail }), Default::default(), 0),
-    };
-    let hex = |digest: &u64| format!("{digest:016x}");
-    let recent = if violation.is_some() { summary.recent } else { Vec::new() };
-    let report = Report {
-        scenario,
-        world: "sched".to_string(),
-        seed,
-        digest: hex(&summary.digest),
-        events: summary.events,
-        simulated_ms,
-        violation,
-        counts,
-        checkpoints: summary.checkpoints.iter().map(hex).collect(),
-        recent,
-    };
-    Done { report, text: summary.text }
+    backend::finish("sched", (scenario, seed), ran, summary)
 }
 
 #[cfg(test)]

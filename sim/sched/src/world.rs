@@ -10,10 +10,10 @@ use madsim::runtime::Handle;
 use madsim::task::NodeId;
 use madsim::time::TimeHandle;
 use palimpsest::io_abstraction::tasks::Abort;
-use palimpsest::io_abstraction::{Clock, Mono, Net, RngSource, Tasks, Wall};
+use palimpsest::io_abstraction::{Clock, Mono, Net, Tasks, Wall};
 use parking_lot::Mutex;
-use sim_core::tasks::{Start, named, named_tasks};
-use sim_core::world::World;
+use sim_core::tasks::{Household, Start, named, named_tasks};
+use sim_core::world::{Death, LinkState, World};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -89,7 +89,7 @@ impl World for MadWorld {
         hosts.insert(name.to_string(), Entry { id: node.id(), ip, generation: 0, next_port: FIRST_FREE_PORT });
     }
 
-    fn tasks(&self, host: &str, source: &RngSource) -> Tasks {
+    fn tasks(&self, host: &str, household: &Household) -> Tasks {
         let entry = self.directory.entry(host);
         let start = HostStart {
             handle: self.handle.clone(),
@@ -97,7 +97,7 @@ impl World for MadWorld {
             host: host.to_string(),
             generation: entry.generation,
         };
-        named_tasks(Arc::new(start), self.clock(), source)
+        named_tasks(Arc::new(start), self.clock(), household)
     }
 
     fn net(&self, host: &str) -> Arc<dyn Net> {
@@ -111,19 +111,36 @@ impl World for MadWorld {
         node.spawn(named("main", main));
     }
 
-    fn kill(&self, host: &str) {
+    fn kill(&self, host: &str, _death: Death) {
         if let Some(entry) = self.directory.0.lock().get_mut(host) {
             entry.generation += 1;
         }
         self.handle.kill(self.directory.entry(host).id);
     }
 
-    fn clog(&self, a: &str, b: &str, clogged: bool) {
+    /// A clogged link keeps its bytes and sends them later: nothing is ever lost.
+    fn set_link(&self, a: &str, b: &str, state: LinkState) -> bool {
         let net = NetSim::current();
         let (a, b) = (self.directory.entry(a).id, self.directory.entry(b).id);
-        for (from, to) in [(a, b), (b, a)] {
+        let clogged = match state {
+            LinkState::Open => [false, false],
+            LinkState::Held => [true, true],
+            LinkState::LostOneWay => [true, false],
+            LinkState::Lost => return false,
+        };
+        for ((from, to), clogged) in [(a, b), (b, a)].into_iter().zip(clogged) {
             if clogged { net.clog_link(from, to) } else { net.unclog_link(from, to) }
         }
+        true
+    }
+
+    fn freeze(&self, host: &str, frozen: bool) {
+        let id = self.directory.entry(host).id;
+        if frozen { self.handle.pause(id) } else { self.handle.resume(id) }
+    }
+
+    fn tells_of_deaths(&self) -> bool {
+        false
     }
 }
 

@@ -13,6 +13,13 @@ pub struct PageStream {
     next_id: u64,
 }
 
+/// A request that was sent.
+pub struct Asked {
+    tag: u8,
+    echoed: Vec<u8>,
+    body: Vec<u8>,
+}
+
 /// Which version a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadAt {
@@ -82,6 +89,13 @@ impl PageStream {
     ///
     /// Errors: the connection broke, or the server ended the stream; the outcome is unknown.
     pub async fn ask(&mut self, request: Request, at: ReadAt) -> io::Result<Answer> {
+        let asked = self.request(request, at).await?;
+        self.stream.flush().await?;
+        self.answer(&asked).await
+    }
+
+    /// Sends a request; [`PageStream::flush`] has to follow.
+    pub async fn request(&mut self, request: Request, at: ReadAt) -> io::Result<Asked> {
         let id = self.next_id;
         self.next_id += 1;
         let (tag, body) = encode(request);
@@ -92,19 +106,32 @@ impl PageStream {
         }
         message.extend_from_slice(&echoed);
         message.extend_from_slice(&body);
-        self.send(b'd', &message).await?;
+        self.put(b'd', &message).await?;
+        Ok(Asked { tag, echoed, body })
+    }
+
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush().await
+    }
+
+    /// The answer to the oldest request that has none yet.
+    pub async fn answer(&mut self, asked: &Asked) -> io::Result<Answer> {
         let (kind, answer) = self.receive().await?;
         match kind {
-            b'd' => decode(&answer, tag, &echoed, &body),
+            b'd' => decode(&answer, asked.tag, &asked.echoed, &asked.body),
             b'E' => Err(broken(&format!("stream ended: {}", error_text(&answer)))),
             other => Err(broken(&format!("message {:?} inside a stream", other as char))),
         }
     }
 
-    async fn send(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
+    async fn put(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
         self.stream.write_u8(tag).await?;
         self.stream.write_u32(body.len() as u32 + 4).await?;
-        self.stream.write_all(body).await?;
+        self.stream.write_all(body).await
+    }
+
+    async fn send(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
+        self.put(tag, body).await?;
         self.stream.flush().await
     }
 

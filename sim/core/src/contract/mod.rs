@@ -5,6 +5,7 @@
 //! that is kinder or stricter than Linux hides bugs; this is what ties the model to the world.
 
 pub mod disk;
+pub mod machine;
 pub mod net;
 pub mod store;
 pub mod tasks;

@@ -89,6 +89,14 @@ impl Inode {
         self.len = len;
     }
 
+    /// The medium changes a bit by itself.
+    pub fn flip(&mut self, offset: u64, bit: u32) {
+        let mut byte = [0];
+        if self.read(offset, &mut byte) == 1 {
+            self.put(offset, &[byte[0] ^ (1 << bit)]);
+        }
+    }
+
     /// Everything written so far is on the medium, except what an earlier failure lost.
     pub fn sync(&mut self) {
         self.dirty.clear();
@@ -228,6 +236,17 @@ mod tests {
         inode.crash(&mut rng(1));
         assert_eq!(all(&inode)[..512], [1; 512], "a later sync does not bring it back");
         assert_eq!(all(&inode)[512..], [3; 512], "unless it was written again");
+    }
+
+    #[test]
+    fn a_flipped_bit_survives_a_crash() {
+        let mut inode = Inode::default();
+        inode.write(0, &[1; 1024]);
+        inode.sync();
+        inode.flip(600, 1);
+        inode.crash(&mut rng(1));
+        let different: Vec<usize> = all(&inode).iter().enumerate().filter(|(_, b)| **b != 1).map(|(at, _)| at).collect();
+        assert_eq!((different, all(&inode)[600]), (vec![600], 3));
     }
 
     #[test]

@@ -36,8 +36,8 @@ pub struct DiskFaults {
     pub sync_error_ppm: u32,
     /// At most so many errors are injected.
     pub budget: u32,
-    /// Only files whose path contains this text fail.
-    pub only: String,
+    /// Only files whose path contains all of these texts fail.
+    pub only: Vec<String>,
 }
 
 /// Inodes with no name are dropped after so many removals.
@@ -118,6 +118,28 @@ impl SimDisk {
         self.0.lock().faults = faults;
     }
 
+    /// Bytes in files.
+    pub fn used(&self) -> u64 {
+        self.0.lock().used
+    }
+
+    /// Paths of all files.
+    pub fn files(&self) -> Vec<String> {
+        self.0.lock().names.files().map(|(path, _)| path.to_string()).collect()
+    }
+
+    /// Flips a bit of a file, on the medium and in the cache; `pick` chooses which. Gives false if the file is empty or absent.
+    pub fn rot(&self, path: &str, pick: u64) -> bool {
+        let state = self.0.lock();
+        let Some(Node::File(ino)) = state.names.get(path) else { return false };
+        let Some(mut inode) = state.inodes.get(&ino).map(|inode| inode.lock()) else { return false };
+        let bit = (pick >> 3).checked_rem(inode.len()).map(|byte| (byte, pick % 8));
+        bit.is_some_and(|(byte, bit)| {
+            inode.flip(byte, bit as u32);
+            true
+        })
+    }
+
     /// Changes the size of the device in bytes; it may shrink below what is used.
     pub fn set_capacity(&self, capacity: u64) {
         self.0.lock().capacity = capacity;
@@ -165,7 +187,11 @@ impl State {
     }
 
     fn fails(&mut self, ppm: u32, path: &str) -> bool {
-        if ppm == 0 || self.faults.budget == 0 || !path.contains(&self.faults.only) || below(&mut self.rng, 1_000_000) >= u64::from(ppm) {
+        if ppm == 0
+            || self.faults.budget == 0
+            || !self.faults.only.iter().all(|part| path.contains(part))
+            || below(&mut self.rng, 1_000_000) >= u64::from(ppm)
+        {
             return false;
         }
         self.faults.budget -= 1;

@@ -109,7 +109,8 @@ fn handles_of_a_dead_process_change_nothing() {
 fn injected_errors_respect_path_and_budget() {
     let machine = Machine::new(1);
     let disk = machine.mount();
-    let faults = DiskFaults { write_error_ppm: 1_000_000, budget: 2, only: "wal".to_string(), ..DiskFaults::default() };
+    let faults =
+        DiskFaults { write_error_ppm: 1_000_000, budget: 2, only: vec!["/".to_string(), "wal".to_string()], ..DiskFaults::default() };
     machine.disk.set_faults(faults);
     let other = disk.open(Path::new("/layer"), OpenMode::CreateNew).expect("creates");
     other.write_at(0, b"x").expect("other files do not fail");

@@ -51,7 +51,7 @@ async fn ask_all(scene: &Scene, when: &str) {
     for question in questions {
         if !answered(scene, &mut stream, question).await {
             if scene.judge.verdict().is_none() {
-                let Question { request, at } = question;
+                let Question { request, at, .. } = question;
                 scene.judge.violated("AU-1", format!("{when}: {request:?} at {} cannot be read in {ATTEMPTS} attempts", at.request_lsn));
             }
             return;
@@ -59,7 +59,7 @@ async fn ask_all(scene: &Scene, when: &str) {
     }
 }
 
-async fn answered(scene: &Scene, stream: &mut Option<crate::client::pages::PageStream>, question: Question) -> bool {
+async fn answered(scene: &Scene, stream: &mut Option<readers::Open>, question: Question) -> bool {
     for _ in 0..ATTEMPTS {
         match readers::ask(scene, stream, question).await {
             "read-ok" => {
@@ -79,7 +79,7 @@ fn sample(scene: &Scene, when: &str) -> Vec<Question> {
     let model = &primary.generator.model;
     let (base, end) = (model.base(), primary.generator.end());
     let mut questions = Vec::new();
-    let ask = |request, lsn| Question { request, at: ReadAt::exactly(lsn) };
+    let ask = |request, lsn| Question { timeline: scene.timeline, request, at: ReadAt::exactly(lsn) };
     for _ in 0..scene.plan.knobs.audit_versions {
         let Some(version) = model.version_number(u64::from(below(&mut rng, u64::from(u32::MAX)) as u32)) else { break };
         // Pages of a relation that does not exist at that LSN are refused.
@@ -96,6 +96,12 @@ fn sample(scene: &Scene, when: &str) -> Vec<Question> {
     }
     questions.push(ask(Request::Slru(SlruKind::Clog, 0), end));
     questions.push(ask(Request::Slru(SlruKind::Clog, 0), base));
+    for branch in scene.branches.all_confirmed() {
+        let Some(newest) = model.newest_version(branch.lsn).filter(|v| model.size(v.rel, branch.lsn).is_some()) else { continue };
+        let at = ReadAt::exactly(branch.lsn);
+        questions.push(Question { timeline: branch.timeline, request: Request::Page(newest.rel, newest.block), at });
+        questions.push(Question { timeline: branch.timeline, request: Request::Slru(SlruKind::Clog, 0), at });
+    }
     questions
 }
 
@@ -108,7 +114,7 @@ pub async fn from_remote_alone(scene: &Scene) {
     }
     scene.progress.lock().store_calm_since = Some(scene.now());
     scene.start_node();
-    if caught_up(scene).await {
+    if caught_up(scene).await && super::branches::settled(scene).await {
         read_back(scene, "from remote storage alone").await;
     }
 }

@@ -5,9 +5,11 @@
 //! version must read back. The first violation ends the run.
 
 mod audit;
+mod branches;
 mod faults;
 mod operator;
 mod readers;
+mod storms;
 
 use crate::disk::CrashKind;
 use crate::event;
@@ -19,14 +21,14 @@ use crate::postgres::datadir::{self, DataDir};
 use crate::postgres::generator::{Generator, VERSION};
 use crate::postgres::{SimPostgres, walsender};
 use crate::trace::HostTrace;
-use crate::world::Cluster;
+use crate::world::{Cluster, Death};
 use palimpsest::io_abstraction::{ClockExt as _, Env, Mono};
 use palimpsest::pg::xlog::synthesize::WalIdentity;
 use palimpsest::types::{Lsn, TenantId, TimelineId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Host names.
@@ -54,15 +56,15 @@ pub struct Scene {
     data_dir: Arc<DataDir>,
     counts: Arc<Mutex<BTreeMap<String, u64>>>,
     progress: Arc<Mutex<operator::Progress>>,
+    branches: branches::Branches,
     supervised: Supervised,
 }
 
 /// The node's process, as its supervisor sees it.
 #[derive(Clone, Default)]
 struct Supervised {
-    /// Incarnation plus one of the last process that could not start.
-    exited: Arc<AtomicU64>,
-    /// Somebody took the process down and will start it again.
+    process: node::Process,
+    /// Somebody takes the process down and will start it again.
     down: Arc<AtomicBool>,
 }
 
@@ -112,7 +114,7 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     event!(scene.trace, "state", "phase=end");
     // Tasks hold the cluster and the cluster holds the tasks: without this nothing of a run would ever be freed.
     for host in [PAGESERVER, PRIMARY, CLIENT] {
-        scene.cluster.world.kill(host);
+        scene.cluster.world.kill(host, Death::Closed);
     }
     scene.client.clock.sleep(POLL).await;
     Ran { violation: scene.judge.verdict(), counts }
@@ -142,6 +144,7 @@ fn scene(cluster: Cluster, plan: Plan) -> Scene {
         data_dir: Arc::new(data_dir),
         counts: Arc::default(),
         progress: Arc::default(),
+        branches: branches::Branches::default(),
         supervised: Supervised::default(),
         cluster,
     }
@@ -161,15 +164,19 @@ async fn phases(scene: &Scene) {
     }
     event!(scene.trace, "state", "phase=safety");
     let start = scene.now();
+    scene.cluster.set_buggify(PAGESERVER, scene.plan.knobs.pageserver.buggify_ppm);
     primary_actor(scene, start);
     readers::start(scene, start);
+    branches::start(scene, start);
+    storms::start(scene, start);
     faults::run(scene, start).await;
     if scene.judge.verdict().is_some() {
         return;
     }
     event!(scene.trace, "state", "phase=heal");
+    scene.cluster.set_buggify(PAGESERVER, 0);
     scene.postgres.calm_down();
-    if !audit::caught_up(scene).await {
+    if !audit::caught_up(scene).await || !branches::settled(scene).await {
         return;
     }
     event!(scene.trace, "state", "phase=audit");
@@ -187,7 +194,7 @@ impl Scene {
     /// Starts the node's process.
     fn start_node(&self) {
         self.supervised.down.store(false, Ordering::Relaxed);
-        node::start(&self.cluster, PAGESERVER, &self.plan.knobs.pageserver, self.supervised.exited.clone());
+        node::start(&self.cluster, PAGESERVER, &self.plan.knobs.pageserver, self.supervised.process.clone());
     }
 
     /// Takes the node's process down. Gives false if it is down already.
@@ -197,6 +204,10 @@ impl Scene {
         }
         self.cluster.crash(PAGESERVER, kind);
         true
+    }
+
+    fn life(&self) -> u64 {
+        self.cluster.disk(PAGESERVER).incarnation()
     }
 
     /// Puts the cluster to import onto the pageserver's disk.
@@ -213,9 +224,7 @@ fn supervise(scene: &Scene) {
     scene.client.tasks.spawn("supervisor", async move {
         loop {
             inner.client.clock.sleep(POLL).await;
-            let exited = inner.supervised.exited.load(Ordering::Relaxed);
-            let present = inner.cluster.disk(PAGESERVER).incarnation() + 1;
-            if exited == present && inner.crash_node(CrashKind::ProcessCrash) {
+            if inner.supervised.process.has_exited(inner.life()) && inner.crash_node(CrashKind::ProcessCrash) {
                 inner.count("node-exited");
                 inner.client.clock.sleep(POLL).await;
                 inner.start_node();

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Where the cluster to import lies on the pageserver's disk.
 pub const IMPORT_DIR: &str = "/import/data";
 const PERIOD: Duration = Duration::from_millis(250);
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// A node that answers must know its timelines after this long without store faults.
 const LOAD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -48,7 +48,7 @@ pub async fn operate(scene: Scene) {
     }
 }
 
-async fn call(scene: &Scene, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Answer, NoAnswer> {
+pub async fn call(scene: &Scene, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Answer, NoAnswer> {
     let label = format!("{method} {path}");
     let answer = request(&scene.client, &node::http_address(PAGESERVER), method, path, body, ANSWER_LIMIT).await;
     match &answer {

@@ -13,7 +13,8 @@ use crate::node;
 use crate::oracle::pages::{PageModel, digest, zero_digest};
 use crate::plan::{OpKind, ReadKind};
 use palimpsest::io_abstraction::{ClockExt as _, Mono};
-use palimpsest::types::{Lsn, PAGE_SIZE, SlruKind};
+use palimpsest::types::{Lsn, PAGE_SIZE, SlruKind, TimelineId};
+use rand_core::Rng as _;
 use std::time::Duration;
 
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -22,6 +23,7 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// A question with its version.
 #[derive(Debug, Clone, Copy)]
 pub struct Question {
+    pub timeline: TimelineId,
     pub request: Request,
     pub at: ReadAt,
 }
@@ -36,26 +38,79 @@ pub fn start(scene: &Scene, start: Mono) {
 async fn reader(scene: Scene, number: u32, start: Mono) {
     let mut stream = None;
     for op in &scene.plan.ops {
-        let OpKind::Read { reader, what, pick } = op.kind else { continue };
-        if reader != number {
-            continue;
+        let at = start.after(Duration::from_millis(op.at_ms));
+        match op.kind {
+            OpKind::Read { reader, what, pick } if reader == number => {
+                scene.client.clock.sleep_until(at).await;
+                if let Some(question) = choose(&scene, what, pick) {
+                    say(&scene, op.id, number, question);
+                    let outcome = ask(&scene, &mut stream, question).await;
+                    scene.count(outcome);
+                    event!(scene.client_trace(), "reply", "id={} outcome={outcome}", op.id);
+                }
+            }
+            OpKind::Burst { reader, requests, pause_ms, pick } if reader == number => {
+                scene.client.clock.sleep_until(at).await;
+                let mut rng = scene.cluster.source.stream(&format!("burst-{}-{pick}", op.id));
+                let questions: Vec<Question> =
+                    (0..requests).filter_map(|_| choose(&scene, ReadKind::PageAtVersion, rng.next_u64())).collect();
+                event!(scene.client_trace(), "op", "id={} reader={number} burst={}", op.id, questions.len());
+                let outcome = burst(&scene, &mut stream, &questions, Duration::from_millis(pause_ms)).await;
+                scene.count(outcome);
+                event!(scene.client_trace(), "reply", "id={} outcome={outcome}", op.id);
+            }
+            _ => continue,
         }
-        scene.client.clock.sleep_until(start.after(Duration::from_millis(op.at_ms))).await;
-        let Some(question) = choose(&scene, what, pick) else { continue };
-        event!(
-            scene.client_trace(),
-            "op",
-            "id={} reader={number} ask={:?} lsn={} since={}",
-            op.id,
-            question.request,
-            question.at.request_lsn,
-            question.at.not_modified_since
-        );
-        let outcome = ask(&scene, &mut stream, question).await;
-        scene.count(outcome);
-        event!(scene.client_trace(), "reply", "id={} outcome={outcome}", op.id);
         if stream.is_none() {
             scene.client.clock.sleep(CONNECT_PAUSE).await;
+        }
+    }
+}
+
+fn say(scene: &Scene, id: u32, reader: u32, question: Question) {
+    let Question { request, at, timeline } = question;
+    let (lsn, since) = (at.request_lsn, at.not_modified_since);
+    if timeline == scene.timeline {
+        event!(scene.client_trace(), "op", "id={id} reader={reader} ask={request:?} lsn={lsn} since={since}");
+    } else {
+        event!(scene.client_trace(), "op", "id={id} reader={reader} timeline={timeline} ask={request:?} lsn={lsn} since={since}");
+    }
+}
+
+/// An open stream, and the timeline it is for.
+pub type Open = (TimelineId, PageStream);
+
+async fn open(scene: &Scene, stream: &mut Option<Open>, timeline: TimelineId) -> std::io::Result<PageStream> {
+    match stream.take() {
+        Some((of, open)) if of == timeline => Ok(open),
+        _ => PageStream::open(&scene.client, &node::pages_address(PAGESERVER), scene.tenant, timeline).await,
+    }
+}
+
+/// Asks many things of the root timeline at once, and reads the answers only after a pause.
+async fn burst(scene: &Scene, stream: &mut Option<Open>, questions: &[Question], pause: Duration) -> &'static str {
+    let attempt = async {
+        let mut open = open(scene, stream, scene.timeline).await?;
+        let mut asked = Vec::new();
+        for question in questions {
+            asked.push(open.request(question.request, question.at).await?);
+        }
+        open.flush().await?;
+        scene.client.clock.sleep(pause).await;
+        for (question, asked) in questions.iter().zip(&asked) {
+            let answer = open.answer(asked).await?;
+            if verdict(scene, *question, &answer) == "read-wrong" {
+                return Ok((open, "read-wrong"));
+            }
+        }
+        Ok::<_, std::io::Error>((open, "burst-ok"))
+    };
+    match scene.client.clock.timeout(ANSWER_LIMIT * 2, attempt).await {
+        Err(_) => "burst-timeout",
+        Ok(Err(_)) => "burst-unknown",
+        Ok(Ok((open, outcome))) => {
+            *stream = Some((scene.timeline, open));
+            outcome
         }
     }
 }
@@ -67,12 +122,9 @@ impl Scene {
 }
 
 /// Asks once and judges the answer. Gives the outcome's name; the stream is gone if its connection broke.
-pub async fn ask(scene: &Scene, stream: &mut Option<PageStream>, question: Question) -> &'static str {
+pub async fn ask(scene: &Scene, stream: &mut Option<Open>, question: Question) -> &'static str {
     let attempt = async {
-        let mut open = match stream.take() {
-            Some(open) => open,
-            None => PageStream::open(&scene.client, &node::pages_address(PAGESERVER), scene.tenant, scene.timeline).await?,
-        };
+        let mut open = open(scene, stream, question.timeline).await?;
         let answer = open.ask(question.request, question.at).await?;
         Ok::<_, std::io::Error>((open, answer))
     };
@@ -84,19 +136,25 @@ pub async fn ask(scene: &Scene, stream: &mut Option<PageStream>, question: Quest
         }
         Ok(Err(_)) => "read-unknown",
         Ok(Ok((open, answer))) => {
-            *stream = Some(open);
-            let primary = scene.postgres.primary.lock();
-            match judge(&primary.generator.model, primary.generator.end(), question, &answer) {
-                Verdict::Right => "read-ok",
-                Verdict::Unknown(why) => {
-                    event!(scene.client_trace(), "reply", "refused={why}");
-                    "read-refused"
-                }
-                Verdict::Wrong(oracle, detail) => {
-                    scene.judge.violated(oracle, detail);
-                    "read-wrong"
-                }
-            }
+            *stream = Some((question.timeline, open));
+            verdict(scene, question, &answer)
+        }
+    }
+}
+
+/// Judges an answer. Gives the outcome's name.
+fn verdict(scene: &Scene, question: Question, answer: &Answer) -> &'static str {
+    let primary = scene.postgres.primary.lock();
+    match judge(&primary.generator.model, primary.generator.end(), question, answer) {
+        Verdict::Right => "read-ok",
+        Verdict::Unknown(why) => {
+            event!(scene.client_trace(), "reply", "refused={why}");
+            "read-refused"
+        }
+        Verdict::Wrong(oracle, detail) => {
+            let of = if question.timeline == scene.timeline { String::new() } else { format!("timeline {}: ", question.timeline) };
+            scene.judge.violated(oracle, of + &detail);
+            "read-wrong"
         }
     }
 }
@@ -108,14 +166,21 @@ enum Verdict {
 }
 
 /// Chooses what to ask from what the model knows now.
-fn choose(scene: &Scene, what: ReadKind, pick: u64) -> Option<Question> {
+pub fn choose(scene: &Scene, what: ReadKind, pick: u64) -> Option<Question> {
     let primary = scene.postgres.primary.lock();
     let model = &primary.generator.model;
     let version = model.version_number(pick)?;
     let (base, end) = (model.base(), primary.generator.end());
     let anywhere = Lsn((base.0 + (pick >> 32) % (end.distance_from(base) + 1)) / 8 * 8).max(base);
     let page = Request::Page(version.rel, version.block);
+    let mut timeline = scene.timeline;
     let (request, at) = match what {
+        ReadKind::OnBranch => {
+            let branch = scene.branches.confirmed(pick >> 16)?;
+            timeline = branch.timeline;
+            // What the branch has of the page: the version of the branch point or an older one.
+            (page, ReadAt::exactly(if pick.is_multiple_of(2) { branch.lsn } else { version.lsn.min(branch.lsn) }))
+        }
         ReadKind::PageAtVersion => (page, ReadAt::exactly(version.lsn)),
         ReadKind::PageBeforeVersion => (page, ReadAt::exactly(Lsn(version.lsn.0 - 8).max(base))),
         ReadKind::PageAnywhere => (page, ReadAt::exactly(anywhere)),
@@ -124,12 +189,12 @@ fn choose(scene: &Scene, what: ReadKind, pick: u64) -> Option<Question> {
         ReadKind::Exists => (Request::Exists(version.rel), ReadAt::exactly(anywhere)),
         ReadKind::TransactionStatus => (Request::Slru(SlruKind::Clog, 0), ReadAt::exactly(anywhere)),
     };
-    Some(Question { request, at })
+    Some(Question { timeline, request, at })
 }
 
 /// Holds an answer against the model.
 fn judge(model: &PageModel, end: Lsn, question: Question, answer: &Answer) -> Verdict {
-    let Question { request, at } = question;
+    let Question { request, at, .. } = question;
     // With `latest` the server may have read anywhere from the promised LSN up to now.
     let (from, to) = if at.request_lsn == Lsn::MAX { (at.not_modified_since, end) } else { (at.request_lsn, at.request_lsn) };
     let exact = from == to;

@@ -19,6 +19,8 @@ struct Reported {
     reports: u64,
     /// Streams so far.
     streams: u64,
+    /// The newest connection that began one.
+    connection: u64,
     /// Streams up to this one belong to a machine that is lost; what they reported as flushed counts no more.
     lost: u64,
 }
@@ -36,14 +38,22 @@ impl Durability {
         Durability { judge, reported: Arc::new(Mutex::new(Reported { sent: base, ..Reported::default() })) }
     }
 
+    /// A stream sends up to here. Its connection may break before any word of it comes back.
+    pub fn on_sent(&self, upto: Lsn) {
+        let mut reported = self.reported.lock();
+        reported.sent = reported.sent.max(upto);
+    }
+
     /// A status message came on a stream. 0 means that the standby says nothing about that position. Messages of earlier
-    /// streams may still be under way when a later one begins.
-    pub fn on_status(&self, stream: u64, sent: Lsn, write: Lsn, flush: Lsn, apply: Lsn) {
+    /// streams may still be under way when a later one begins. `zeros_end` gives the end of the zeros in the WAL from an LSN on: a
+    /// standby that has a record but for zeros at its end has it all, for its files are zeros where nothing was written.
+    pub fn on_status(&self, stream: u64, sent: Lsn, (write, flush, apply): (Lsn, Lsn, Lsn), zeros_end: impl Fn(Lsn) -> Lsn) {
         let mut reported = self.reported.lock();
         reported.reports += 1;
         let sent = sent.max(reported.sent);
         reported.sent = sent;
-        if write > sent || flush > sent || apply > sent {
+        let known = zeros_end(sent);
+        if write > known || flush > known || apply > known {
             self.judge.violated("DU-3", format!("reported write={write} flush={flush} apply={apply}, but only {sent} was sent"));
         }
         if (flush.is_valid() && flush > write) || (apply.is_valid() && flush.is_valid() && apply > flush) {
@@ -61,13 +71,19 @@ impl Durability {
         reported.flush = reported.flush.max(promised);
     }
 
-    /// The stream is asked for from `start`. `record_end` gives the end of the last whole record at or below an LSN.
-    /// Gives the stream's number.
-    pub fn on_start(&self, start: Lsn, record_end: impl Fn(Lsn) -> Lsn) -> u64 {
+    /// The stream is asked for from `start` on the connection of this number. `record_end` gives the end of the last whole record
+    /// at or below an LSN. Gives the stream's number; 0 if the connection was given up for a newer one already, whose request
+    /// came first.
+    pub fn on_start(&self, connection: u64, start: Lsn, record_end: impl Fn(Lsn) -> Lsn) -> u64 {
         let mut reported = self.reported.lock();
+        if connection < reported.connection {
+            return 0;
+        }
+        reported.connection = connection;
         reported.streams += 1;
         reported.flush = record_end(reported.flush).max(reported.apply);
-        if start < reported.flush.page_start() {
+        // At the end of a page that page is the one to compare.
+        if start < reported.flush.saturating_sub(1).page_start() {
             let flush = reported.flush;
             self.judge
                 .violated("DU-2", format!("flush was reported at {flush}, but the stream is asked for from {start}: that WAL is lost"));
@@ -105,7 +121,7 @@ mod tests {
     fn check(story: impl FnOnce(&Durability), expected: Option<&str>) {
         let judge = Judge::new(Trace::new(Arc::new(StillClock), 0..0).host("oracle", 0));
         let durability = Durability::new(judge.clone(), Lsn(8));
-        assert_eq!(durability.on_start(Lsn(0), |lsn| lsn), 1);
+        assert_eq!(durability.on_start(1, Lsn(0), |lsn| lsn), 1);
         story(&durability);
         assert_eq!(judge.verdict().map(|v| v.oracle).as_deref(), expected);
     }
@@ -113,44 +129,68 @@ mod tests {
     #[test]
     fn promises_are_held_against_the_standby() {
         let at = |n: u64| Lsn(n);
-        check(|d| d.on_status(1, at(100), at(90), at(80), at(0)), None);
-        check(|d| d.on_status(1, at(100), at(101), at(80), at(0)), Some("DU-3"));
-        check(|d| d.on_status(1, at(100), at(90), at(95), at(0)), Some("DU-3"));
+        let page = 8192 * 10;
+        check(|d| d.on_status(1, at(100), (at(90), at(80), at(0)), Lsn::align8), None);
+        check(|d| d.on_status(1, at(100), (at(105), at(80), at(0)), Lsn::align8), Some("DU-3"));
+        check(|d| d.on_status(1, at(100), (at(90), at(95), at(0)), Lsn::align8), Some("DU-3"));
+        check(|d| d.on_status(1, at(99), (at(104), at(104), at(0)), Lsn::align8), None);
         check(
             |d| {
-                d.on_status(1, at(100), at(90), at(80), at(8));
-                d.on_status(1, at(100), at(90), at(79), at(8));
+                d.on_status(1, at(100), (at(90), at(80), at(8)), Lsn::align8);
+                d.on_status(1, at(100), (at(90), at(79), at(8)), Lsn::align8);
             },
             Some("DU-1"),
         );
-        let page = 8192 * 10;
         check(
             |d| {
-                d.on_status(1, at(page + 500), at(page + 400), at(page + 300), at(0));
-                d.on_start(at(page), |lsn| lsn);
+                d.on_start(3, at(0), |lsn| lsn);
+                d.on_status(2, at(page), (at(page), at(page), at(0)), Lsn::align8);
+                assert_eq!(d.on_start(2, at(0), |lsn| lsn), 0);
             },
             None,
         );
         check(
             |d| {
-                d.on_status(1, at(page + 500), at(page + 400), at(page + 300), at(0));
-                d.on_start(at(page - 8), |lsn| lsn);
+                d.on_sent(at(100));
+                d.on_start(1, at(0), |lsn| lsn);
+                d.on_status(2, at(50), (at(100), at(100), at(0)), Lsn::align8);
+            },
+            None,
+        );
+        check(
+            |d| {
+                d.on_status(1, at(page + 500), (at(page + 400), at(page + 300), at(0)), Lsn::align8);
+                d.on_start(1, at(page), |lsn| lsn);
+            },
+            None,
+        );
+        check(
+            |d| {
+                d.on_status(1, at(page + 500), (at(page + 400), at(page), at(0)), Lsn::align8);
+                d.on_start(1, at(page - 8192), |lsn| lsn);
+            },
+            None,
+        );
+        check(
+            |d| {
+                d.on_status(1, at(page + 500), (at(page + 400), at(page + 300), at(0)), Lsn::align8);
+                d.on_start(1, at(page - 8), |lsn| lsn);
             },
             Some("DU-2"),
         );
         check(
             |d| {
-                d.on_status(1, at(100), at(90), at(80), at(8));
-                assert_eq!(d.on_start(at(0), |lsn| lsn), 2);
-                d.on_status(1, at(100), at(90), at(70), at(8));
+                d.on_status(1, at(100), (at(90), at(80), at(8)), Lsn::align8);
+                assert_eq!(d.on_start(1, at(0), |lsn| lsn), 2);
+                d.on_status(1, at(100), (at(90), at(70), at(8)), Lsn::align8);
             },
             None,
         );
         check(
             |d| {
-                d.on_status(1, at(page * 9), at(page * 8), at(page * 7), at(page * 2));
+                d.on_status(1, at(page * 9), (at(page * 8), at(page * 7), at(page * 2)), Lsn::align8);
                 d.machine_lost();
-                d.on_start(at(page * 2), |lsn| lsn);
+                d.on_start(1, at(page * 2), |lsn| lsn);
             },
             None,
         );

@@ -68,6 +68,14 @@ impl SimPostgres {
         *self.flushed.borrow()
     }
 
+    /// End of the zeros that begin at `from`, which is `from` if there are none.
+    pub fn zeros_end(&self, from: Lsn) -> Lsn {
+        let primary = self.primary.lock();
+        let writer = &primary.generator.writer;
+        let rest = writer.bytes(from..writer.end()).unwrap_or_default();
+        Lsn(from.0 + rest.iter().take_while(|byte| **byte == 0).count() as u64)
+    }
+
     /// From now on walsenders send as fast as a stock server does.
     pub fn calm_down(&self) {
         self.calm.store(true, Ordering::Relaxed);

@@ -31,7 +31,14 @@ pub struct WalsenderKnobs {
     pub stall_ppm: u32,
     pub stall_ms_max: u64,
     pub keepalive_ms: u64,
+    /// Chance before a message that the server ends the connection.
+    pub reset_ppm: u32,
+    /// Chance before a message that some of what was sent is sent again.
+    pub repeat_ppm: u32,
 }
+
+/// Most bytes that are sent again.
+const REPEATED_MAX: u64 = 10_000;
 
 #[derive(Clone)]
 struct Server {
@@ -39,17 +46,19 @@ struct Server {
     postgres: SimPostgres,
     knobs: WalsenderKnobs,
     system_id: u64,
+    /// Number of the connection.
+    number: u64,
 }
 
 /// Serves connections until the host dies.
 pub async fn serve(env: Env, postgres: SimPostgres, knobs: WalsenderKnobs) {
     let system_id = postgres.primary.lock().generator.writer.identity().system_id;
-    let server = Server { env: env.clone(), postgres, knobs, system_id };
+    let server = Server { env: env.clone(), postgres, knobs, system_id, number: 0 };
     let mut listener = env.net.listen(&Address::tcp("0.0.0.0", PORT)).await.expect("the primary's port is free");
     let mut accepted = 0u64;
     while let Ok((stream, _)) = listener.accept().await {
         accepted += 1;
-        let server = server.clone();
+        let server = Server { number: accepted, ..server.clone() };
         let rng = env.rng.stream(&format!("walsender-{accepted}"));
         env.tasks.spawn("walsender", async move {
             // A connection that ends in an error has ended; the standby comes back.
@@ -188,7 +197,7 @@ impl Server {
         };
         let (number, kept) = {
             let primary = self.postgres.primary.lock();
-            let number = self.postgres.durability.on_start(start, |lsn| primary.generator.last_record_end(lsn));
+            let number = self.postgres.durability.on_start(self.number, start, |lsn| primary.generator.last_record_end(lsn));
             (number, primary.kept_from())
         };
         let end = self.postgres.end();
@@ -273,6 +282,15 @@ impl Server {
                 if !calm && below(rng, 1_000_000) < u64::from(self.knobs.stall_ppm) {
                     clock.sleep(Duration::from_millis(below(rng, self.knobs.stall_ms_max + 1))).await;
                 }
+                let mut happens = |ppm: u32| !calm && below(rng, 1_000_000) < u64::from(ppm);
+                if happens(self.knobs.reset_ppm) {
+                    event!(self.host_trace(), "walsender", "op=reset at={position}");
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                if happens(self.knobs.repeat_ppm) {
+                    position = start.max(position.saturating_sub(below(rng, REPEATED_MAX)));
+                    event!(self.host_trace(), "walsender", "op=repeat from={position}");
+                }
                 let chunk = if calm { CHUNK_BYTES_STOCK } else { u64::from(self.knobs.chunk_bytes_max.max(1)) };
                 let upto = Lsn(position.0 + 1 + below(rng, end.distance_from(position).min(chunk)));
                 let bytes = self.postgres.primary.lock().generator.writer.bytes(position..upto).map(<[u8]>::to_vec);
@@ -289,7 +307,11 @@ impl Server {
                     body.extend_from_slice(&bytes);
                 });
                 // Counted before it is sent: the reply must not overtake the count.
-                *sent.lock() = upto;
+                {
+                    let mut sent = sent.lock();
+                    *sent = upto.max(*sent);
+                }
+                self.postgres.durability.on_sent(upto);
                 out.send(&mut writer).await?;
                 position = upto;
                 continue;
@@ -321,7 +343,7 @@ impl Server {
                     let (write, flush, apply) = (word(1), word(9), word(17));
                     event!(self.host_trace(), "walsender", "op=status write={write} flush={flush} apply={apply}");
                     let sent = *sent.lock();
-                    self.postgres.durability.on_status(number, sent, write, flush, apply);
+                    self.postgres.durability.on_status(number, sent, (write, flush, apply), |from| self.postgres.zeros_end(from));
                 }
                 (b'd', Some(b'h')) => {}
                 (b'c' | b'X', _) => {
