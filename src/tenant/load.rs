@@ -22,6 +22,8 @@ pub enum LoadError {
         "remote storage has no tenants, but {directory} has {local}: is this the right remote storage? If all tenants are to be forgotten, remove that directory"
     )]
     WrongStorage { directory: String, local: usize },
+    #[error("timeline {timeline}: {error}")]
+    Log { timeline: TimelineId, error: LogError },
 }
 
 /// Why one timeline cannot be served. The others can.
@@ -33,10 +35,8 @@ enum Fault {
     Ancestor(TimelineId),
     #[error("its ancestor {0} is broken")]
     OnBroken(TimelineId),
-    #[error("clean up {directory}: {error}")]
-    Local { directory: String, error: io::Error },
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(LogError),
 }
 
 impl Registry {
@@ -86,8 +86,10 @@ impl Registry {
         let (ordered, orphans) = ancestors_first(&indexes);
         for timeline in ordered {
             match self.load_timeline(&tenant, timeline, &indexes[&timeline]).await {
-                Ok(handle) => tenant.insert(handle),
-                Err(fault) => set_broken(&tenant, timeline, fault),
+                Ok(Ok(handle)) => tenant.insert(handle),
+                Ok(Err(fault)) => set_broken(&tenant, timeline, fault),
+                // A disk that gives errors may give none the next time.
+                Err(error) => return Err(error),
             }
         }
         for (timeline, ancestor) in orphans {
@@ -97,18 +99,27 @@ impl Registry {
         Ok(tenant)
     }
 
-    async fn load_timeline(&self, tenant: &Tenant, id: TimelineId, index: &IndexPart) -> Result<Arc<TimelineHandle>, Fault> {
+    async fn load_timeline(
+        &self,
+        tenant: &Tenant,
+        id: TimelineId,
+        index: &IndexPart,
+    ) -> Result<Result<Arc<TimelineHandle>, Fault>, LoadError> {
         let ancestor = match index.ancestor_timeline {
             None => None,
             Some(ancestor) => {
-                let timeline = tenant.timeline(ancestor).map_err(|_| Fault::OnBroken(ancestor))?.timeline.clone();
-                Some(Ancestor { timeline, lsn: index.ancestor_lsn })
+                let Ok(handle) = tenant.timeline(ancestor) else { return Ok(Err(Fault::OnBroken(ancestor))) };
+                Some(Ancestor { timeline: handle.timeline.clone(), lsn: index.ancestor_lsn })
             }
         };
         let directory = Timeline::directory(&self.shared.config, tenant.id, id);
-        self.clean_layers(&directory, index).map_err(|error| Fault::Local { directory: directory.display().to_string(), error })?;
+        self.clean_layers(&directory, index).map_err(|error| LoadError::Local { directory: directory.display().to_string(), error })?;
         let timeline = Timeline::open(&self.shared, (tenant.id, id), index, ancestor);
-        Ok(self.start_timeline(timeline).await?)
+        match self.start_timeline(timeline).await {
+            Ok(handle) => Ok(Ok(handle)),
+            Err(error) if error.is_damage() => Ok(Err(Fault::Log(error))),
+            Err(error) => Err(LoadError::Log { timeline: id, error }),
+        }
     }
 
     /// Starts the tasks of an open timeline.

@@ -44,6 +44,13 @@ pub enum LogError {
     Failed { path: PathBuf },
 }
 
+impl LogError {
+    /// What is on the disk cannot be used, however often it is read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, LogError::Io { error, .. } if error.kind() == io::ErrorKind::InvalidData)
+    }
+}
+
 #[derive(Clone)]
 struct OpenSegment {
     number: u64,
@@ -81,6 +88,14 @@ pub struct WalLog {
     syncing: Mutex<()>,
     grown: Notify,
     cut: Notify,
+}
+
+/// Whether what is found is written again before it is synced. A process that ended after a failed sync leaves pages that the
+/// system shows and counts as clean, but that are not on the disk: another sync alone would succeed and change nothing (WL-3).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rewrite {
+    Yes,
+    No,
 }
 
 /// Name of the file with the TLI and its history: newer than the index in remote storage, and needed to find the newest WAL.
@@ -129,7 +144,7 @@ impl WalLog {
             grown: Notify::new(),
             cut: Notify::new(),
         };
-        let end = log.recover(start.from, Lsn::MAX).map_err(failed)?;
+        let end = log.recover(start.from, Lsn::MAX, Rewrite::Yes).map_err(failed)?;
         {
             let mut state = log.state.lock();
             // Without a whole record behind `from` its page is asked for again from its first byte.
@@ -140,7 +155,7 @@ impl WalLog {
     }
 
     /// Follows records from `from` to the last whole one below `until`, makes them durable, and gives its end.
-    fn recover(&self, from: Lsn, until: Lsn) -> io::Result<Lsn> {
+    fn recover(&self, from: Lsn, until: Lsn, rewrite: Rewrite) -> io::Result<Lsn> {
         let Ok(mut decoder) = StreamDecoder::new(from, None, self.segment_size) else { return Ok(from) };
         let mut at = from.page_start();
         let mut buffer = vec![0; crate::limits::WAL_READ_BYTES];
@@ -155,6 +170,9 @@ impl WalLog {
                 // Feeding starts at the page, so that its header is checked too.
                 if read == 0 || decoder.feed(at, &buffer[..read]).is_err() {
                     break 'files;
+                }
+                if rewrite == Rewrite::Yes {
+                    file.write_at(at.segment_offset(self.segment_size), &buffer[..read])?;
                 }
                 loop {
                     match decoder.next() {
@@ -437,7 +455,7 @@ impl WalLog {
 
     /// End of the last whole record that was received. `from` is the end of one. Blocks.
     pub fn last_whole_record(&self, from: Lsn) -> Result<Lsn, LogError> {
-        self.recover(from, self.written_lsn()).map_err(|e| self.io_error(e))
+        self.recover(from, self.written_lsn(), Rewrite::No).map_err(|e| self.io_error(e))
     }
 
     /// Another history begins at `end`, with no whole record of ours behind it: what was received of the next one is given up.
@@ -532,7 +550,11 @@ fn part_of(pg_timeline: &PgTimeline, lsn: Lsn, segment_size: u64) -> (u32, usize
 fn newest_pg_timeline(env: &Env, start: &LogStart) -> io::Result<PgTimeline> {
     let stored = match read_file(&*env.disk, &start.directory.join(TIMELINES)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(start.pg_timeline.clone()),
-        other => serde_json::from_slice::<PgTimeline>(&other?)?,
+        other => {
+            let damaged =
+                |e: serde_json::Error| io::Error::new(io::ErrorKind::InvalidData, format!("the file {TIMELINES} is damaged: {e}"));
+            serde_json::from_slice::<PgTimeline>(&other?).map_err(damaged)?
+        }
     };
     let newer = stored.history.len() > start.pg_timeline.history.len();
     Ok(if newer { stored } else { start.pg_timeline.clone() })
