@@ -7,6 +7,9 @@ use std::io;
 use std::process::Stdio;
 use tokio::process::Command;
 
+/// What a pipe to or from a child should hold: Linux gives this much to anybody (`/proc/sys/fs/pipe-max-size`).
+const PIPE_BYTES: usize = 1 << 20;
+
 pub struct ChildSpawner;
 
 struct Control(tokio::process::Child);
@@ -33,6 +36,9 @@ impl RedoSpawner for ChildSpawner {
         let pipe = |what| io::Error::other(format!("the redo child has no {what}"));
         let input = child.stdin.take().ok_or_else(|| pipe("input"))?;
         let output = child.stdout.take().ok_or_else(|| pipe("output"))?;
+        // A request of many pages in few wake-ups. The system may allow less; then it stays as it is.
+        let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE_BYTES);
+        let _ = rustix::pipe::fcntl_setpipe_size(&output, PIPE_BYTES);
         Ok(RedoChild { input: Box::new(input), output: Box::new(output), control: Box::new(Control(child)) })
     }
 }
