@@ -3,14 +3,18 @@
 //! A backend is a thin front for `cargo sim`, which builds and calls it: it runs seeds (or a plan) one after the other and
 //! prints one JSON report per line. Exit code 0 if all passed, 1 if an oracle was violated, 3 if it could not run.
 
-use crate::harness::Ran;
+use crate::harness::{self, Ran};
 use crate::oracle::Violation;
 use crate::plan::Plan;
 use crate::probe::Planted;
 use crate::report::Report;
 use crate::scenario::Scenario;
-use crate::trace::Summary;
+use crate::trace::{Summary, Trace};
+use crate::world::{Cluster, World};
 use clap::Parser;
+use futures::future::LocalBoxFuture;
+use palimpsest::io_abstraction::RngSource;
+use parking_lot::Mutex;
 use std::any::Any;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -118,9 +122,39 @@ fn go(args: Args, run: Run) -> Result<bool, String> {
     Ok(passed)
 }
 
+/// A run that waits for its world; gives what came of it and the simulated milliseconds.
+pub type Body = Box<dyn FnOnce(Arc<dyn World>) -> LocalBoxFuture<'static, (Ran, u64)> + Send>;
+
+/// Runs a plan in the world that `isolated` makes.
+pub fn simulate(
+    world: &str,
+    plan: Plan,
+    window: Range<u64>,
+    planted: Planted,
+    isolated: impl FnOnce(Body) -> Result<(Ran, u64), String>,
+) -> Done {
+    let (scenario, seed) = (plan.scenario.clone(), plan.seed);
+    // The trace outlives a run that panics.
+    let kept: Arc<Mutex<Option<Trace>>> = Arc::default();
+    let keep = kept.clone();
+    let body: Body = Box::new(move |world| {
+        Box::pin(async move {
+            let trace = Trace::new(world.clock(), window);
+            *keep.lock() = Some(trace.clone());
+            let source = RngSource::new(u128::from(seed)).child(&plan.scenario).child("run");
+            let cluster = Cluster::new(world.clone(), trace, source, planted);
+            let ran = harness::run(cluster, plan).await;
+            (ran, world.clock().mono().0 / 1_000_000)
+        })
+    });
+    let ran = isolated(body);
+    let summary = kept.lock().take().map(|trace| trace.summary());
+    finish(world, (scenario, seed), ran, summary)
+}
+
 /// Puts a report together. A panic, wherever it comes from, is a violation of the oracle `panic`; `ran` then holds its
 /// message. `summary` is missing if the run did not get as far as a trace.
-pub fn finish(world: &str, (scenario, seed): (String, u64), ran: Result<(Ran, u64), String>, summary: Option<Summary>) -> Done {
+fn finish(world: &str, (scenario, seed): (String, u64), ran: Result<(Ran, u64), String>, summary: Option<Summary>) -> Done {
     let summary = summary.unwrap_or_default();
     let (violation, counts, simulated_ms) = match ran {
         Ok((ran, ms)) => (ran.violation, ran.counts, ms),

@@ -1,34 +1,15 @@
 //! One run in this world, from a plan to its report.
 
 use crate::driver::isolated;
-use palimpsest::io_abstraction::RngSource;
-use parking_lot::Mutex;
 use sim_core::backend::{self, Done};
-use sim_core::harness;
 use sim_core::plan::Plan;
 use sim_core::probe::Planted;
-use sim_core::trace::Trace;
-use sim_core::world::{Cluster, World as _};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Runs a plan.
 pub fn run(plan: Plan, window: Range<u64>, planted: Planted) -> Done {
-    let (scenario, seed) = (plan.scenario.clone(), plan.seed);
-    // The trace outlives a run that panics.
-    let kept: Arc<Mutex<Option<Trace>>> = Arc::default();
-    let keep = kept.clone();
-    let network = plan.knobs.network.clone();
-    let ran = isolated(seed, &network, move |world| async move {
-        let trace = Trace::new(world.clock(), window);
-        *keep.lock() = Some(trace.clone());
-        let source = RngSource::new(u128::from(seed)).child(&plan.scenario).child("run");
-        let cluster = Cluster::new(world.clone(), trace, source, planted);
-        let ran = harness::run(cluster, plan).await;
-        (ran, world.clock().mono().0 / 1_000_000)
-    });
-    let summary = kept.lock().take().map(|trace| trace.summary());
-    backend::finish("net", (scenario, seed), ran, summary)
+    let (seed, network) = (plan.seed, plan.knobs.network.clone());
+    backend::simulate("net", plan, window, planted, |body| isolated(seed, &network, move |world| body(world)))
 }
 
 #[cfg(test)]
