@@ -93,18 +93,18 @@ impl IndexPart {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn round_trip_and_refusals() {
-        let index = IndexPart {
-            version: 1,
+    /// The index of a branch without layers.
+    pub fn of_a_branch(disk_consistent: u64) -> IndexPart {
+        IndexPart {
+            version: INDEX_VERSION,
             layer_metadata: BTreeMap::new(),
-            disk_consistent_lsn: Lsn(0x18),
+            disk_consistent_lsn: Lsn(disk_consistent),
             prev_record_lsn: None,
-            ancestor_timeline: Some(TimelineId([1; 16])),
-            ancestor_lsn: Lsn(0x18),
+            ancestor_timeline: Some(TimelineId([3; 16])),
+            ancestor_lsn: Lsn(8),
             latest_gc_cutoff_lsn: Lsn(8),
             initdb_lsn: Lsn(8),
             pg_version: PgVersion::V15,
@@ -114,7 +114,12 @@ mod tests {
             tli: 1,
             tli_history: Vec::new(),
             wal_source: None,
-        };
+        }
+    }
+
+    #[test]
+    fn round_trip_and_refusals() {
+        let index = of_a_branch(0x18);
         assert_eq!(IndexPart::decode(&index.encode()).unwrap(), index);
         let refused = |change: fn(&mut IndexPart)| {
             let mut bad = index.clone();

@@ -1,10 +1,10 @@
 //! Writes of an index and transfers of layers, against stores that misbehave.
 
+use super::index::tests::of_a_branch;
 use super::*;
 use crate::io_abstraction::disk::{FileOps as _, OpenMode};
 use crate::io_abstraction::{Clock, Env, Mono, Wall, real};
 use crate::layer::LayerName;
-use crate::pg::version::PgVersion;
 use crate::types::{Generation, Key, Lsn, TenantId, TimelineId};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -90,34 +90,13 @@ impl ObjectStore for Slow {
 const TENANT: TenantId = TenantId([1; 16]);
 const TIMELINE: TimelineId = TimelineId([2; 16]);
 
-/// Indexes of a branch, each further than the one before.
-fn index_at(lsn: u64) -> IndexPart {
-    IndexPart {
-        version: index::INDEX_VERSION,
-        layer_metadata: Default::default(),
-        disk_consistent_lsn: Lsn(lsn),
-        prev_record_lsn: None,
-        ancestor_timeline: Some(TimelineId([3; 16])),
-        ancestor_lsn: Lsn(8),
-        latest_gc_cutoff_lsn: Lsn(8),
-        initdb_lsn: Lsn(8),
-        pg_version: PgVersion::V15,
-        system_identifier: 7,
-        wal_segment_size: 16 << 20,
-        hint_bits_logged: true,
-        tli: 1,
-        tli_history: Vec::new(),
-        wal_source: None,
-    }
-}
-
 #[tokio::test]
 async fn an_index_that_comes_late_takes_no_newer_one_back() {
     for known in [false, true] {
         let store = Arc::new(Slow::default());
         let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
         let remote = RemoteClient::new(&env, Generation(1));
-        let [first, second, third] = [8, 16, 24].map(index_at);
+        let [first, second, third] = [8, 16, 24].map(of_a_branch);
         let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
         if known {
             remote.put_index(&mut stored, &first).await.unwrap();
@@ -137,7 +116,7 @@ async fn a_write_that_took_effect_without_an_answer_is_followed_by_the_next() {
     let store = Arc::new(Slow::default());
     let env = Env { clock: Arc::new(Impatient), ..real::env(store.clone()).unwrap() };
     let remote = RemoteClient::new(&env, Generation(1));
-    let [first, second] = [8, 16].map(index_at);
+    let [first, second] = [8, 16].map(of_a_branch);
     let mut stored = StoredIndex::unknown(TENANT, TIMELINE);
     store.hold.store(true, Ordering::Relaxed);
     assert!(remote.put_index(&mut stored, &first).await.is_err());
