@@ -209,7 +209,8 @@ fn redo(step: Step<'_, '_>, page: &mut PageBytes) -> Result<Effect, StepError> {
     }
 }
 
-/// Resource managers whose routine changes the page even after an image was restored, and which are not implemented.
+/// Whether the record's image is not yet the page: hash and GiST routines change it once more. A page of theirs is an error then,
+/// never the bare image.
 pub fn changes_restored_page(record: &Record<'_>, id: u8) -> bool {
     let op = record.header.info & 0xF0;
     match record.header.rmid {
