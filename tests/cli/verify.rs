@@ -14,7 +14,7 @@ use palimpsest::pg::xlog::stream::StreamDecoder;
 use palimpsest::types::Lsn;
 use palimpsest::types::lsn::{WAL_PAGE_SIZE, WAL_SEGMENT_SIZE, parse_segment_file_name, segment_file_name};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,15 +68,19 @@ fn rest_of_record(path: &Path) -> u32 {
     if header.is_continuation() { header.rem_len } else { 0 }
 }
 
-/// Start, bytes and end of a heap insertion with a check image, whole on one page of this segment.
+/// Start, bytes and end of a heap insertion with a check image, whole on one page of this segment. Its page has a record before in
+/// the segment: the first image of a page is where the comparison of that page begins.
 fn insertion(number: u64, path: &Path) -> (Lsn, Vec<u8>, Lsn) {
     let mut decoder = StreamDecoder::seek(Lsn(number * SEG), None, SEG).unwrap();
     decoder.feed(Lsn(number * SEG), &fs::read(path).unwrap()).unwrap();
+    let mut seen = BTreeSet::new();
     while let Ok(Some((span, bytes))) = decoder.next() {
         let on_one_page = span.start.page_offset() + bytes.len() <= WAL_PAGE_SIZE as usize;
         let record = Record::decode(bytes, PgVersion::V15).unwrap();
         let plain = record.blocks.iter().any(|block| block.image.as_ref().is_some_and(|image| !image.apply && image.bytes.len() > 1000));
-        if on_one_page && plain && record.header.rmid == 10 && record.header.info & 0x70 == 0 {
+        let known = record.blocks.first().is_some_and(|block| seen.contains(&(block.rel, block.block)));
+        seen.extend(record.blocks.iter().map(|block| (block.rel, block.block)));
+        if known && on_one_page && plain && record.header.rmid == 10 && record.header.info & 0x70 == 0 {
             return (span.start, bytes.to_vec(), span.end);
         }
     }
