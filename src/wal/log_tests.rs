@@ -129,6 +129,24 @@ async fn a_record_that_never_became_whole_gives_way_to_another_history() {
 }
 
 #[tokio::test]
+async fn a_damaged_history_is_damage_and_an_error_of_the_disk_is_none() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let open_again = || {
+        let pg_timeline = PgTimeline { tli: 1, history: Vec::new() };
+        let (root, directory) = (dir.path().to_path_buf(), dir.path().join("wal"));
+        WalLog::open(&env, LogStart { root, directory, segment_size: SEGMENT, reserve: 0, cap: u64::MAX, from: START, pg_timeline })
+    };
+    let log = open_again().unwrap();
+    log.switch_tli(2, START).unwrap();
+    let (history, size) = (log.directory().join(TIMELINES), 5);
+    env.disk.open(&history, OpenMode::ReadWrite).unwrap().set_len(size).unwrap();
+    let error = open_again().err().unwrap();
+    assert!(error.is_damage() && error.to_string().contains("the file timelines is damaged"), "{error}");
+    let failed = LogError::Io { path: history, error: io::Error::from_raw_os_error(5) };
+    assert!(!failed.is_damage());
+}
+
+#[tokio::test]
 async fn a_log_at_its_cap_takes_more_only_when_it_is_trimmed() {
     let (dir, env) = (tempfile::tempdir().unwrap(), env());
     let (from, bytes, _) = wal(4000);
