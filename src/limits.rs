@@ -1,7 +1,7 @@
 //! Bounds of the system in one place, with the relations between them.
 
 /// Records a read of flushed data replays at most; chains that would grow longer get an image.
-pub const REPLAY_RECORDS_MAX: u32 = 256;
+pub const REPLAY_RECORDS_MAX: u32 = 512;
 /// Frozen layers waiting for their flush before ingest waits.
 pub const FROZEN_LAYERS_MAX: usize = 2;
 /// Bytes that one batch of ingest may hold before it is committed.
