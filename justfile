@@ -17,25 +17,34 @@ test *ARGS:
 demo *ARGS:
     cargo run --release -- demo {{ARGS}}
 
-# One scenario with one seed, with its trace in target/trace.txt.
-sim SCENARIO SEED:
-    cargo sim run --scenario {{SCENARIO}} --seed {{SEED}} --trace target/trace.txt
+# The simulator: without arguments 200 seeds of every scenario in both worlds.
+sim *ARGS:
+    cargo sim {{ARGS}}
 
-# Every scenario with the first N seeds.
-sim-all N:
-    cargo sim run --seeds 0..{{N}}
+# Runs of the same seed in two processes must be equal; --debug: also of a build that is not optimised.
+twice *ARGS:
+    cargo sim check {{ARGS}}
 
-# Runs of the same seed in two processes must be equal.
-twice N="20":
-    cargo sim check --seeds 0..{{N}}
+# Makes a failing seed small: just shrink --scenario smoke --world net --seed 7.
+shrink *ARGS:
+    cargo sim shrink {{ARGS}}
+
+# The plans of all bugs that were found once.
+regress:
+    cargo sim regress
+
+# What 500 seeds reach, and what they do not.
+coverage *ARGS:
+    cargo sim coverage {{ARGS}}
 
 # The planted bugs must be found.
-mutants:
-    cargo sim mutants
+mutants *ARGS:
+    cargo sim mutants {{ARGS}}
 
 # Ratios against PostgreSQL's own tools, measured in one run; name some to run only them, --full for the long form.
 bench *ARGS:
     cargo bench --bench peers -- {{ARGS}}
+    cargo sim speed
 
 # Documentation of the library.
 doc:

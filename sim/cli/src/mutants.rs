@@ -1,9 +1,13 @@
 //! `cargo sim mutants`: the simulator is only as good as the bugs it finds. Each planted bug must be found in its world,
 //! by an oracle, within the budget of seeds.
 
-use crate::worlds::{self, Ask};
+#![expect(clippy::disallowed_types, reason = "this program drives simulations; it is not simulated")]
+
+use crate::backend::{self, Ask, Backend, Build};
+use crate::worlds::{self, WORLDS};
 use crate::{Failure, MutantArgs};
-use std::time::Duration;
+use sim_core::report::Violation;
+use std::time::Instant;
 
 /// A bug in the product's code, compiled in with the feature `planted-bugs` and switched on by name.
 struct Bug {
@@ -35,36 +39,57 @@ const BUGS: [Bug; 14] = [
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 
-#[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "this program drives simulations; it is not simulated")]
 pub fn run(args: &MutantArgs) -> Result<(), Failure> {
     let wanted: Vec<&Bug> = BUGS.iter().filter(|bug| args.bug.as_deref().is_none_or(|name| name == bug.name)).collect();
     if wanted.is_empty() {
         let names: Vec<_> = BUGS.iter().map(|bug| bug.name).collect();
         return Err(Failure::Harness(format!("there is no planted bug {:?}; there are {}", args.bug, names.join(", "))));
     }
+    let backends = backend::build(Build { planted: true, debug: false })?;
     let mut hidden = false;
-    println!("{:<22} {:<6} {:<20} {:>5} {:>7} {:<8} what", "bug", "world", "scenario", "seed", "seconds", "oracle");
+    let mut seeds = Vec::new();
+    if !args.json {
+        println!("{:<22} {:<6} {:<20} {:>5} {:>7} {:<8} what", "bug", "world", "scenario", "seed", "seconds", "oracle");
+    }
     for bug in wanted {
-        let loaded = worlds::scenarios(Some(bug.scenario))?;
-        let backend = worlds::build(bug.world, true)?;
-        let scenario = loaded.first().map(|l| l.path.clone()).unwrap_or_default();
-        let ask = Ask { scenario, seeds: 0..args.budget, planted: Some(bug.name.to_string()), until_fail: true, ..Ask::default() };
-        let start = std::time::Instant::now();
-        let mut found = None;
-        backend.sweep(&ask, args.jobs, |report| {
-            found = report.violation.map(|violation| (report.seed, violation));
-            Ok(found.is_none())
-        })?;
-        let took: Duration = start.elapsed();
-        let (seed, oracle) = match &found {
-            Some((seed, violation)) => (seed.to_string(), violation.oracle.as_str()),
-            None => ("-".to_string(), "HIDDEN"),
-        };
-        hidden |= found.is_none();
-        println!("{:<22} {:<6} {:<20} {seed:>5} {:>7.1} {oracle:<8} {}", bug.name, bug.world, bug.scenario, took.as_secs_f64(), bug.what);
-        if let Some((_, violation)) = found {
-            println!("    {}", violation.detail);
+        for world in WORLDS.map(|(world, _)| world).into_iter().filter(|world| args.both || *world == bug.world) {
+            let found = find(bug, backends.of(world)?, args)?;
+            hidden |= found.is_none() && world == bug.world;
+            seeds.extend(found.filter(|_| world == bug.world));
         }
     }
+    seeds.sort_unstable();
+    if let Some(median) = seeds.get(seeds.len() / 2).filter(|_| !args.json) {
+        println!("{} bugs found, median seed {median}", seeds.len());
+    }
     if hidden { Err(Failure::Violated) } else { Ok(()) }
+}
+
+/// The first seed that finds the bug.
+fn find(bug: &Bug, backend: &Backend, args: &MutantArgs) -> Result<Option<u64>, Failure> {
+    let loaded = worlds::scenarios(Some(bug.scenario))?;
+    let scenario = loaded.first().map(|l| l.path.clone()).unwrap_or_default();
+    let ask = Ask { scenario, seeds: 0..args.budget, planted: Some(bug.name.to_string()), until_fail: true, ..Ask::default() };
+    let start = Instant::now();
+    let mut found: Option<(u64, Violation)> = None;
+    backend.sweep(&ask, args.jobs, |report| {
+        found = report.violation.map(|violation| (report.seed, violation));
+        Ok(found.is_none())
+    })?;
+    let took = start.elapsed().as_secs_f64();
+    let (world, detail) = (&backend.world, found.as_ref().map(|(_, violation)| violation.detail.as_str()));
+    let oracle = found.as_ref().map_or("HIDDEN", |(_, violation)| violation.oracle.as_str());
+    if args.json {
+        let seed = found.as_ref().map(|(seed, _)| seed);
+        let line = serde_json::json!({
+            "bug": bug.name, "world": world, "named_for": bug.world, "scenario": bug.scenario, "seed": seed, "seconds": took,
+            "oracle": oracle, "what": bug.what, "detail": detail,
+        });
+        println!("{line}");
+    } else {
+        let seed = found.as_ref().map_or("-".to_string(), |(seed, _)| seed.to_string());
+        println!("{:<22} {world:<6} {:<20} {seed:>5} {took:>7.1} {oracle:<8} {}", bug.name, bug.scenario, bug.what);
+        detail.iter().for_each(|detail| println!("    {detail}"));
+    }
+    Ok(found.map(|(seed, _)| seed))
 }

@@ -1,45 +1,84 @@
-//! `cargo sim run`: many seeds, a line of progress, and a full account of the first failure.
+//! `cargo sim run`: many seeds, a line for each scenario and world, and a full account of what failed.
 
-use crate::worlds::{self, Ask, Backend, Loaded};
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "this program drives simulations; it is not simulated")]
+
+use crate::backend::{self, Ask, Backend, Build};
+use crate::page;
+use crate::worlds::{self, Loaded};
 use crate::{Failure, RunArgs};
 use sim_core::report::Report;
 use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// A sweep of so many seeds must reach every mark of its scenario.
 const SEEDS_FOR_MARKS: u64 = 50;
+/// Failures of one sweep that get a page; each takes a run of its own.
+const PAGES_MAX: u64 = 3;
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let seeds = args.seeds(0..200);
-    for loaded in worlds::scenarios(args.scenario.as_deref())? {
+    let scenarios = match (&args.scenario, &args.plan) {
+        (None, Some(plan)) => vec![worlds::of_plan(plan)?],
+        (wanted, _) => worlds::scenarios(wanted.as_deref())?,
+    };
+    let start = Instant::now();
+    let backends = backend::build(Build { planted: args.planted.is_some(), debug: false })?;
+    let mut all = Totals::default();
+    for loaded in &scenarios {
         for world in worlds::worlds(&loaded.scenario, args.world.as_deref())? {
-            let backend = worlds::build(&world, args.planted.is_some())?;
-            let ask = Ask::new(&loaded, args, seeds.clone());
+            let backend = backends.of(&world)?;
+            let ask = Ask::new(loaded, args, seeds.clone());
             if args.print_plan {
                 println!("{}", backend.output(&Ask { print_plan: true, ..ask })?.0);
                 return Ok(());
             }
             if let Some(path) = &args.trace {
-                return trace(&backend, ask, path);
+                return trace(backend, ask, path);
             }
-            sweep(&loaded, &backend, ask, args)?;
+            all.add(&sweep(loaded, backend, ask, args)?);
+            if all.failed > 0 && args.until_fail {
+                return Err(Failure::Violated);
+            }
         }
     }
-    Ok(())
+    if !args.json {
+        println!("{} runs, {} failed, {} s", all.runs, all.failed, start.elapsed().as_secs());
+    }
+    if all.failed > 0 { Err(Failure::Violated) } else { Ok(()) }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this program drives simulations; it is not simulated")]
-fn trace(backend: &Backend, ask: Ask, path: &std::path::Path) -> Result<(), Failure> {
+fn trace(backend: &Backend, ask: Ask, path: &Path) -> Result<(), Failure> {
     let first = ask.seeds.start;
-    let (report, text) = backend.one(&Ask { seeds: first..first + 1, trace: Some(0..u64::MAX), ..ask })?;
+    let ask = Ask { seeds: first..first + 1, ..ask };
+    let (report, text) = backend.one(&Ask { trace: Some(0..u64::MAX), ..ask.clone() })?;
+    let text = if path.extension().is_some_and(|x| x == "html") { page::render(&report, &plan_of(backend, &ask)?, &text) } else { text };
     std::fs::write(path, text).map_err(|error| Failure::Harness(format!("write {}: {error}", path.display())))?;
     println!("seed {first}: {} events, digest {}, written to {}", report.events, report.digest, path.display());
     match report.violation {
         None => Ok(()),
         Some(_) => {
-            print_failure(&report, None);
+            print_failure(&report, ask.plan.as_deref());
             Err(Failure::Violated)
         }
     }
+}
+
+fn plan_of(backend: &Backend, ask: &Ask) -> Result<String, Failure> {
+    Ok(backend.output(&Ask { print_plan: true, ..ask.clone() })?.0)
+}
+
+/// Writes the page of a failed run; gives where it is.
+fn write_page(backend: &Backend, ask: &Ask, report: &Report) -> Result<PathBuf, Failure> {
+    let ask = Ask { seeds: report.seed..report.seed + 1, ..ask.clone() };
+    let (_, text) = backend.one(&Ask { trace: Some(0..u64::MAX), ..ask.clone() })?;
+    let folder = worlds::output_folder();
+    let path = folder.join(format!("{}-{}-{}.html", report.scenario, report.world, report.seed));
+    let html = page::render(report, &plan_of(backend, &ask)?, &text);
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, html));
+    written.map_err(|error| Failure::Harness(format!("write {}: {error}", path.display())))?;
+    Ok(path)
 }
 
 #[derive(Default)]
@@ -51,46 +90,91 @@ struct Totals {
     counts: BTreeMap<String, u64>,
 }
 
-fn sweep(loaded: &Loaded, backend: &Backend, ask: Ask, args: &RunArgs) -> Result<(), Failure> {
-    let mut totals = Totals::default();
-    let seeds = ask.seeds.clone();
-    backend.sweep(&ask, args.jobs, |report| {
-        totals.runs += 1;
-        totals.events += report.events;
-        totals.simulated_ms += report.simulated_ms;
+impl Totals {
+    fn take(&mut self, report: &Report) {
+        self.runs += 1;
+        self.events += report.events;
+        self.simulated_ms += report.simulated_ms;
+        self.failed += u64::from(report.violation.is_some());
         for (what, count) in &report.counts {
-            *totals.counts.entry(what.clone()).or_default() += count;
+            *self.counts.entry(what.clone()).or_default() += count;
+        }
+    }
+
+    fn add(&mut self, other: &Totals) {
+        self.runs += other.runs;
+        self.failed += other.failed;
+    }
+}
+
+fn sweep(loaded: &Loaded, backend: &Backend, ask: Ask, args: &RunArgs) -> Result<Totals, Failure> {
+    let (name, world, start) = (&loaded.scenario.name, &backend.world, Instant::now());
+    let wanted = if args.plan.is_some() { 1 } else { ask.seeds.end - ask.seeds.start };
+    let progress = std::io::stderr().is_terminal();
+    let mut totals = Totals::default();
+    backend.sweep(&ask, args.jobs, |report| {
+        totals.take(&report);
+        if progress {
+            eprint!("\r{name} in {world}: {} of {wanted}\x1b[K", totals.runs);
+            // Progress is a courtesy: a terminal that has gone stops no sweep.
+            let _ = std::io::stderr().flush();
         }
         if report.violation.is_some() {
-            totals.failed += 1;
-            print_failure(&report, args.plan.as_deref());
+            let page = if totals.failed <= PAGES_MAX { Some(write_page(backend, &ask, &report)?) } else { None };
+            print_failure_with(&report, args.plan.as_deref(), page.as_deref());
         }
         Ok(report.violation.is_none() || !args.until_fail)
     })?;
-    let seconds = totals.simulated_ms / 1000;
-    println!(
-        "{} in {}: {} runs, {} failed, {} events, {seconds} simulated seconds",
-        loaded.scenario.name, backend.world, totals.runs, totals.failed, totals.events
-    );
-    let counts: Vec<String> = totals.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
-    println!("  {}", counts.join(", "));
-    if totals.failed > 0 {
-        return Err(Failure::Violated);
+    if progress {
+        eprint!("\r\x1b[K");
     }
-    let wanted = if args.plan.is_some() { 1 } else { seeds.end - seeds.start };
-    if totals.runs != wanted {
+    let missed = missed(loaded, &totals, wanted, args);
+    totals.failed += u64::from(!missed.is_empty());
+    print_line(loaded, world, &totals, start, args);
+    if !missed.is_empty() {
+        println!("violated: must_reach: no seed of {name} in {world} reached {}", missed.join(", "));
+    }
+    if totals.runs != wanted && !(args.until_fail && totals.failed > 0) {
         return Err(Failure::Harness(format!("{} of {wanted} runs reported", totals.runs)));
     }
-    let missed: Vec<&String> = loaded.scenario.must_reach.iter().filter(|mark| !totals.counts.contains_key(*mark)).collect();
-    if seeds.end - seeds.start >= SEEDS_FOR_MARKS && args.plan.is_none() && !missed.is_empty() {
-        println!("violated: must_reach: no seed reached {missed:?}");
-        return Err(Failure::Violated);
+    Ok(totals)
+}
+
+/// Marks of the scenario that a sweep of some size did not reach.
+fn missed(loaded: &Loaded, totals: &Totals, wanted: u64, args: &RunArgs) -> Vec<String> {
+    if wanted < SEEDS_FOR_MARKS || args.plan.is_some() || totals.runs != wanted {
+        return Vec::new();
     }
-    Ok(())
+    loaded.scenario.must_reach.iter().filter(|mark| !totals.counts.contains_key(*mark)).cloned().collect()
+}
+
+fn print_line(loaded: &Loaded, world: &str, totals: &Totals, start: Instant, args: &RunArgs) {
+    let (name, took, simulated) = (&loaded.scenario.name, start.elapsed().as_secs_f64(), totals.simulated_ms / 1000);
+    if args.json {
+        let line = serde_json::json!({
+            "scenario": name, "world": world, "runs": totals.runs, "failed": totals.failed, "events": totals.events,
+            "simulated_seconds": simulated, "seconds": took, "counts": totals.counts,
+        });
+        println!("{line}");
+        return;
+    }
+    let failed = if totals.failed > 0 { format!("{} FAILED", totals.failed) } else { "all passed".to_string() };
+    println!(
+        "{name:<20} {world:<6} {:>5} runs  {failed:<11} {:>10} events {simulated:>7} simulated s {took:>7.1} s",
+        totals.runs, totals.events
+    );
+    if args.counts {
+        let counts: Vec<String> = totals.counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+        println!("  {}", counts.join(", "));
+    }
 }
 
 /// Scenario, world, seed, the violated invariant, the last events and the command that repeats it, which comes last.
-pub fn print_failure(report: &Report, plan: Option<&std::path::Path>) {
+pub fn print_failure(report: &Report, plan: Option<&Path>) {
+    print_failure_with(report, plan, None);
+}
+
+fn print_failure_with(report: &Report, plan: Option<&Path>, page: Option<&Path>) {
     let Some(violation) = &report.violation else { return };
     println!("FAILED scenario {} world {} seed {}", report.scenario, report.world, report.seed);
     println!("last {} of {} events:", report.recent.len(), report.events);
@@ -98,10 +182,14 @@ pub fn print_failure(report: &Report, plan: Option<&std::path::Path>) {
         println!("  {line}");
     }
     println!("violated {}: {}", violation.oracle, violation.detail);
+    if let Some(page) = page {
+        println!("as a chart: {}", page.display());
+    }
+    println!("make it small: cargo sim shrink --world {} --scenario {} --seed {}", report.world, report.scenario, report.seed);
     println!("repeat with: {}", repeat(report, plan));
 }
 
-pub fn repeat(report: &Report, plan: Option<&std::path::Path>) -> String {
+fn repeat(report: &Report, plan: Option<&Path>) -> String {
     let what = plan.map_or(format!("--seed {}", report.seed), |path| format!("--plan {}", path.display()));
     format!("cargo sim run --world {} --scenario {} {what}", report.world, report.scenario)
 }

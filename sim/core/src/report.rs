@@ -1,8 +1,18 @@
 //! What a run leaves behind, as it travels from a backend to the command line: one JSON object per run.
 
-use crate::oracle::Violation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Events between two stored digests.
+pub const CHECKPOINT_EVENTS: u64 = 1024;
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Violation {
+    /// Which oracle saw it: stable, so that shrinking can ask for the same one.
+    pub oracle: String,
+    pub detail: String,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {

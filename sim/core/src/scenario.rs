@@ -266,19 +266,26 @@ pub struct DiskFull {
 pub enum ScenarioError {
     #[error("read the scenario {}: {error}", path.display())]
     Read { path: PathBuf, error: std::io::Error },
-    /// The message names line and key.
-    #[error("scenario {}: {error}", path.display())]
-    Parse { path: PathBuf, error: toml::de::Error },
+    #[error("scenario {} line {line}{}: {message}", path.display(), key.as_ref().map(|key| format!(", key {key}")).unwrap_or_default())]
+    Parse { path: PathBuf, line: usize, key: Option<String>, message: String },
 }
 
 impl Scenario {
     /// Parses a scenario file's text. `path` is for messages and gives the name.
     pub fn parse(path: &Path, text: &str) -> Result<Scenario, ScenarioError> {
         let parsed: Result<Scenario, _> = toml::from_str(text);
-        let mut scenario = parsed.map_err(|error| ScenarioError::Parse { path: path.to_path_buf(), error })?;
+        let mut scenario = parsed.map_err(|error| parse_error(path, text, &error))?;
         scenario.name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         Ok(scenario)
     }
+}
+
+/// One line; the parser's own text spreads over several.
+fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> ScenarioError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let key = text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim().to_string());
+    ScenarioError::Parse { path: path.to_path_buf(), line: line + 1, key, message: error.message().replace('\n', "; ") }
 }
 
 #[cfg(test)]
@@ -301,5 +308,8 @@ mod tests {
         assert!(empty.contains("line ") && empty.contains("every_ms") && empty.contains("empty"), "{empty}");
         let missing = error(&SMOKE.replace("heal_ms = 300_000", ""));
         assert!(missing.contains("heal_ms"), "{missing}");
+        for message in [unknown, empty, missing] {
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
     }
 }

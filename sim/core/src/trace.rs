@@ -5,6 +5,7 @@
 //! is found by comparing the stored values and asking both runs for the text of one window. Nothing that differs between
 //! processes may enter a line: no addresses, thread ids, hash values or machine time.
 
+pub use crate::report::CHECKPOINT_EVENTS;
 use palimpsest::io_abstraction::{Clock, Mono};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -14,8 +15,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
-/// Events between two stored digests.
-pub const CHECKPOINT_EVENTS: u64 = 1024;
 /// Lines that are always at hand for a failure report.
 pub const RECENT_LINES: usize = 50;
 

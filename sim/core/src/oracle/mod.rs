@@ -4,18 +4,10 @@ pub mod durability;
 pub mod pages;
 
 use crate::event;
+pub use crate::report::Violation;
 use crate::trace::HostTrace;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// A broken promise.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Violation {
-    /// Which oracle saw it: stable, so that shrinking can ask for the same one.
-    pub oracle: String,
-    pub detail: String,
-}
 
 /// Where oracles report. The first violation of a run counts.
 #[derive(Clone)]
