@@ -65,6 +65,12 @@ impl<L: Named> LayerMap<L> {
         let mut delta: Option<&Arc<L>> = None;
         for layer in &self.layers {
             let name = layer.name();
+            // From here on all layers are older than what was found: an image below the delta ends no search, a delta below the
+            // image tells nothing new.
+            let floor = delta.map(|d| d.name().lsns.start).max(image.map(|i| Lsn(i.name().lsns.start.0 + 1)));
+            if floor.is_some_and(|floor| name.lsns.end <= floor) {
+                break;
+            }
             if !covers(name) {
                 continue;
             }
@@ -159,6 +165,44 @@ mod tests {
             ("I0-5@9 I5-10@12 D0-10@10-21", 7, 12, "I5-10@12"),
         ] {
             assert_eq!(walk(layers, k, lsn), want, "{layers} key {k} at {lsn}");
+        }
+    }
+
+    /// What the search must find, by looking at every layer.
+    fn by_looking_at_all(layers: &[LayerName], key: Key, lsn_end: Lsn) -> Option<(LayerName, Lsn)> {
+        let covering = || layers.iter().filter(|l| l.keys.contains(&key) && l.lsns.start < lsn_end);
+        let image = covering().filter(|l| l.kind == LayerKind::Image).max_by_key(|l| l.lsns.start);
+        let delta_end = |l: &LayerName| l.lsns.end.min(lsn_end);
+        let delta = covering().filter(|l| l.kind == LayerKind::Delta).max_by_key(|l| delta_end(l));
+        match (image, delta) {
+            (Some(image), Some(delta)) if image.lsns.end < delta_end(delta) => Some((delta.clone(), delta.lsns.start.max(image.lsns.end))),
+            (Some(image), _) => Some((image.clone(), image.lsns.start)),
+            (None, delta) => delta.map(|delta| (delta.clone(), delta.lsns.start)),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_search_that_stops_early_misses_nothing(
+            deltas in proptest::collection::vec((1u64..6, 0u32..2), 0..8),
+            images in proptest::collection::btree_set((1u64..40, 0u32..2), 0..8),
+            k in 0u32..4,
+            lsn_end in 1u64..45,
+        ) {
+            // Deltas of one half of the keys follow each other; images are anywhere.
+            let half = |half: u32| key(half * 2)..key(half * 2 + 2);
+            let mut ends = [1u64; 2];
+            let mut names: Vec<LayerName> = Vec::new();
+            for (length, of) in deltas {
+                let start = ends[of as usize];
+                ends[of as usize] += length;
+                names.push(LayerName::delta(half(of), Lsn(start)..Lsn(start + length)));
+            }
+            names.extend(images.into_iter().map(|(lsn, of)| LayerName::image(half(of), Lsn(lsn))));
+            let mut map = LayerMap::default();
+            names.iter().for_each(|name| map.insert(Arc::new(Fixture(name.clone()))));
+            let found = map.search(key(k), Lsn(lsn_end)).map(|(layer, floor)| (layer.0.clone(), floor));
+            proptest::prop_assert_eq!(found, by_looking_at_all(&names, key(k), Lsn(lsn_end)));
         }
     }
 }

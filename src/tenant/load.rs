@@ -117,7 +117,7 @@ impl Registry {
         let timeline = Timeline::open(&self.shared, (tenant.id, id), index, ancestor);
         match self.start_timeline(timeline).await {
             Ok(handle) => Ok(Ok(handle)),
-            Err(error) if error.is_damage() => Ok(Err(Fault::Log(error))),
+            Err(error) if error.is_damage() || crate::planted!(self.shared.env, "disk-error-is-damage") => Ok(Err(Fault::Log(error))),
             Err(error) => Err(LoadError::Log { timeline: id, error }),
         }
     }

@@ -22,7 +22,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 14] = [
+const BUGS: [Bug; 15] = [
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
     bug("index-before-layers", "sched", "smoke", "the index is uploaded before its layers"),
     bug("apply-before-upload", "sched", "smoke", "what is only on the local disk is reported as applied"),
@@ -30,6 +30,7 @@ const BUGS: [Bug; 14] = [
     bug("layer-nowhere", "sched", "redo_child", "a flushed layer leaves memory before it is in the layer map"),
     bug("sync-error-ignored", "sched", "disk_faults", "a sync that failed counts as done"),
     bug("cached-wal-trusted", "sched", "disk_faults", "WAL that is found at a start counts as durable after a sync alone"),
+    bug("disk-error-is-damage", "sched", "disk_faults", "a timeline whose log cannot be read at a start for now is given up for good"),
     bug("upload-error-ignored", "sched", "store_outage", "an upload that failed counts as done"),
     bug("repeat-is-conflict", "sched", "create_retry", "a repeated request for a branch is refused"),
     bug("branch-at-end", "sched", "branches_under_load", "a branch begins at the end of its ancestor, not where it was asked for"),

@@ -142,6 +142,7 @@ fn look(event: &Event<'_>) -> Option<(&'static str, Shape, Tone, String)> {
     let arrow = |from, to| Shape::Arrow { from, to };
     Some(match event.kind {
         "oracle" => ("violation", Shape::Band, Tone::Violation, String::new()),
+        "fault" if op == "start" => ("node", Shape::Dot(lane?), Tone::Good, String::new()),
         "fault" => ("fault", lane.map_or(Shape::Band, Shape::Dot), Tone::Fault, String::new()),
         "state" => ("phase", Shape::Band, Tone::Phase, String::new()),
         "op" if event.host == "client" => ("request", arrow(CLIENT, PS), Tone::Plain, String::new()),
@@ -222,7 +223,7 @@ mod tests {
                 ("wal", arrow(PS, PG), Tone::Plain, false),
                 ("fault", Shape::Dot(PS), Tone::Fault, true),
                 ("wal", arrow(PG, PS), Tone::Plain, true),
-                ("fault", Shape::Dot(PS), Tone::Fault, false),
+                ("node", Shape::Dot(PS), Tone::Good, false),
                 ("violation", Shape::Band, Tone::Violation, false),
             ]
         );

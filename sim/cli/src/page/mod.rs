@@ -66,10 +66,20 @@ fn head(out: &mut String, report: &Report, title: &str, plan: &str) {
         faults.len()
     );
     for fault in faults {
-        let _ = write!(out, "<li><b>{} ms</b> {}</li>", fault["at_ms"], escape(&fault["kind"].to_string()));
+        let _ = write!(out, "<li><b>{} ms</b> {}</li>", fault["at_ms"], escape(&plainly(&fault["kind"])));
     }
     let knobs = serde_json::to_string_pretty(&plan["knobs"]).unwrap_or_default();
     let _ = writeln!(out, "</ol></details><details><summary>knobs</summary><pre>{}</pre></details></header>", escape(&knobs));
+}
+
+/// What a fault of a plan is, without JSON's signs.
+fn plainly(kind: &serde_json::Value) -> String {
+    let Some((name, fields)) = kind.as_object().and_then(|kind| kind.iter().next()) else {
+        return kind.as_str().unwrap_or_default().to_string();
+    };
+    let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let fields: Vec<String> = fields.as_object().into_iter().flatten().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    format!("{name} {}", fields.join(" "))
 }
 
 /// A box to tick for each kind of row.
@@ -81,6 +91,7 @@ fn filters(out: &mut String, rows: &[Row]) {
             let _ = write!(out, "<label><input type=\"checkbox\" data-kind=\"{kind}\" checked> {kind} <small>{count}</small></label>");
         }
     }
+    out.push_str("<button data-to=\"fault\">next fault</button><button data-to=\"violation\">violation</button>");
     out.push_str("<input type=\"search\" placeholder=\"only rows with this text\"></nav>\n");
 }
 
@@ -152,8 +163,13 @@ mod tests {
             recent: Vec::new(),
         };
         let trace = "1000000 harness/0 - fault begin=Reset away=false\n2500000 client/0 reader-0 op id=1 ask=Page(1, 0) lsn=0/1\n3000000 client/0 reader-0 reply id=1 outcome=read-ok\n";
-        let page = render(&report, r#"{"faults":[{"id":0,"at_ms":1,"kind":"reset"}],"knobs":{"run_ms":5}}"#, trace);
-        assert!(page.contains("page &lt;5&gt; is &quot;old&quot;") && page.contains("<b>1 ms</b> &quot;reset&quot;"), "{page}");
+        let page = render(
+            &report,
+            r#"{"faults":[{"id":0,"at_ms":1,"kind":"reset"},{"id":1,"at_ms":2,"kind":{"crash":{"down_ms":3,"kind":"wipe"}}}],"knobs":{"run_ms":5}}"#,
+            trace,
+        );
+        assert!(page.contains("page &lt;5&gt; is &quot;old&quot;") && page.contains("<b>1 ms</b> reset<"), "{page}");
+        assert!(page.contains("crash down_ms=3 kind=wipe"), "{page}");
         assert_eq!(page.matches("class=\"tip\"").count(), 2);
         assert_eq!(page.matches("class=\"band\"").count(), 1);
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("src="));

@@ -10,3 +10,11 @@ function show() {
 }
 boxes.forEach(box => box.addEventListener('change', show));
 search.addEventListener('input', show);
+// To the next row of a kind below what is seen, from the top again behind the last one.
+function next(kind) {
+  const wanted = rows.filter(row => row.dataset.kind === kind && !row.classList.contains('hidden'));
+  const below = wanted.find(row => row.getBoundingClientRect().top > innerHeight / 3 + 30);
+  (below || wanted[0])?.scrollIntoView({ block: 'start' });
+  scrollBy(0, -innerHeight / 3);
+}
+document.querySelectorAll('nav button').forEach(button => button.addEventListener('click', () => next(button.dataset.to)));
