@@ -136,8 +136,18 @@ async fn answer(timeline: &Timeline, request: &Request) -> Result<Reply, Refusal
             None if matches!(rel.fork, Fork::Fsm | Fork::Vm) => Reply::Nblocks(0),
             None => return Err(Refusal::InBand(format!("relation {rel} does not exist at {lsn}"))),
         },
-        Question::GetPage { rel, block } => Reply::Page(timeline.rel_block(rel, block, lsn).await?),
+        Question::GetPage { rel, block } => {
+            let page = timeline.rel_block(rel, block, lsn).await?;
+            Reply::Page(if crate::planted!(timeline.shared.env, "canary") { with_a_flipped_bit(&page) } else { page })
+        }
         Question::DbSize { db } => Reply::DbSize(i64::try_from(timeline.db_size(db, lsn).await?).unwrap_or(i64::MAX)),
         Question::GetSlruSegment { kind, segment } => Reply::SlruSegment(timeline.slru_segment(kind, segment, lsn).await?),
     })
+}
+
+/// What the planted bug `canary` answers.
+fn with_a_flipped_bit(page: &[u8]) -> Bytes {
+    let mut page = page.to_vec();
+    page.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+    page.into()
 }

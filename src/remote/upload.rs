@@ -77,11 +77,18 @@ impl UploadQueue {
     }
 
     /// Schedules new layers, then an index that names them.
-    pub fn upload(&self, layers: Vec<LayerName>, index: IndexPart) {
+    pub fn upload(self: &Arc<UploadQueue>, layers: Vec<LayerName>, index: IndexPart) {
         let mut operations: Vec<Operation> = layers.into_iter().map(Operation::UploadLayer).collect();
         operations.push(Operation::UploadIndex(Box::new(index)));
         if crate::planted!(self.env, "index-before-layers") {
             operations.rotate_right(1);
+        }
+        if crate::planted!(self.env, "uploads-in-tasks") {
+            for operation in operations {
+                let queue = self.clone();
+                self.env.tasks.spawn("schedule-upload", async move { queue.push([operation]) });
+            }
+            return;
         }
         self.push(operations);
     }

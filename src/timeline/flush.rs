@@ -179,6 +179,12 @@ async fn flush(timeline: &Arc<Timeline>, frozen: Arc<MemoryLayer>) -> Result<(),
         timeline.change_layers(|old| LayerSet { open: old.open.clone(), frozen: rest(old), historic: old.historic.clone() });
         timeline.shared.env.clock.sleep(Duration::from_millis(1)).await;
     }
+    if crate::planted!(timeline.shared.env, "flushed-in-task") {
+        let timeline_there = timeline.clone();
+        timeline.shared.env.tasks.spawn("publish-layer", async move { publish(&timeline_there, &frozen, name) });
+        crate::io_abstraction::tasks::yield_now().await;
+        return Ok(());
+    }
     publish(timeline, &frozen, name);
     Ok(())
 }

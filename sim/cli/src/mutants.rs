@@ -18,8 +18,18 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 14] = [
+const BUGS: [Bug; 19] = [
+    bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
+    bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
+    bug(
+        "uploads-in-tasks",
+        "sched",
+        "crash_during_upload",
+        "each upload is scheduled by a task of its own, as if tasks began in the order of their start",
+    ),
+    bug("put-in-task", "sched", "smoke", "versions are put and the record is published by two tasks, as if the first were done first"),
+    bug("flushed-in-task", "sched", "smoke", "a flushed layer is published by a task that is taken to be done after one turn"),
     bug("index-before-layers", "sched", "smoke", "the index is uploaded before its layers"),
     bug("apply-before-upload", "sched", "smoke", "what is only on the local disk is reported as applied"),
     bug("log-name-unsynced", "sched", "smoke", "the name of a new WAL segment is never made durable"),
