@@ -58,7 +58,7 @@ impl Node {
         let lock = lock_data_dir(&env, &config)?;
         let generation = next_generation(&env, &config).await?;
         let shared = Arc::new(Shared {
-            cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX)),
+            cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX), env.probe.clone()),
             redo: RedoExecutor::new(&env, config.redo, config.wal_redo_timeout),
             remote: RemoteClient::new(&env, generation),
             env: env.clone(),

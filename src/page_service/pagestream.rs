@@ -2,6 +2,7 @@
 
 use super::connection::{CommandFailure, Connection, ConnectionError, Outcome, sqlstate};
 use super::protocol::{Answer, PagestreamVersion, Question, Request, RequestHeader};
+use crate::io_abstraction::tasks::yield_now;
 use crate::pg::wire::{self, CopyDirection, Frontend};
 use crate::timeline::{ReadError, Timeline};
 use crate::types::{Fork, Lsn};
@@ -45,7 +46,7 @@ impl Connection {
         self.flush().await?;
         loop {
             let message = match wire::take_frontend(&mut self.input, crate::limits::PAGE_SERVICE_MESSAGE_MAX)? {
-                Some(message) if self.output.len() < GATHER_BYTES => message,
+                Some(message) if self.output.len() < GATHER_BYTES && !crate::buggify!(self.env, "answer-alone") => message,
                 Some(message) => {
                     self.flush().await?;
                     message
@@ -80,6 +81,9 @@ impl Connection {
             if request.header.not_modified_since > timeline.last_record.lsn() {
                 // It will wait for WAL; the answers before it need not.
                 self.flush().await?;
+            }
+            if crate::buggify!(self.env, "answer-after-others") {
+                yield_now().await;
             }
             let reply = match answer(timeline, &request).await {
                 Ok(reply) => reply,
