@@ -30,6 +30,9 @@ impl RemoteClient {
             io::Result::Ok((file.len()?, file))
         };
         let (len, file) = self.env.tasks.blocking("open-layer", open).await?;
+        if crate::planted!(self.env, "file-never-closed") {
+            std::mem::forget(file.clone());
+        }
         let piece = if crate::buggify!(self.env, "small-pieces") { SMALL_PIECE_BYTES } else { PIECE_BYTES };
         if len <= piece as u64 {
             let bytes = self.read_piece(&file, 0, len).await?;

@@ -11,6 +11,7 @@ mod names;
 pub use inode::{CrashEffect, SECTOR};
 
 use crate::event;
+use crate::held::{Hold, Ledger};
 use crate::trace::{HostTrace, error_name};
 use inode::Inode;
 use names::{Ino, Names, Node, parent};
@@ -66,6 +67,7 @@ struct Mount {
     disk: SimDisk,
     incarnation: u64,
     trace: HostTrace,
+    held: Ledger,
 }
 
 struct SimFile {
@@ -73,6 +75,7 @@ struct SimFile {
     inode: Arc<Mutex<Inode>>,
     path: String,
     writable: bool,
+    _open: Hold,
 }
 
 /// How a host goes down.
@@ -104,10 +107,10 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// The disk for the present incarnation. All handles of earlier ones are dead.
-    pub fn mount(&self, trace: HostTrace) -> Arc<dyn Disk> {
+    /// The disk for the present incarnation, whose open files are in `held`. All handles of earlier ones are dead.
+    pub fn mount(&self, trace: HostTrace, held: Ledger) -> Arc<dyn Disk> {
         let incarnation = self.incarnation();
-        Arc::new(Mount { disk: self.clone(), incarnation, trace })
+        Arc::new(Mount { disk: self.clone(), incarnation, trace, held })
     }
 
     pub fn incarnation(&self) -> u64 {
@@ -410,7 +413,8 @@ impl Disk for Mount {
         };
         let inode = self.traced(op, &path, self.open_inner(&path, mode))?;
         let writable = mode != OpenMode::Read;
-        Ok(DiskFile::Simulated(Arc::new(SimFile { mount: self.clone(), inode, path, writable })))
+        let open = self.held.hold(&format!("file {path}"));
+        Ok(DiskFile::Simulated(Arc::new(SimFile { mount: self.clone(), inode, path, writable, _open: open })))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

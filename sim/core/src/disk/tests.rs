@@ -17,7 +17,7 @@ impl Machine {
     }
 
     fn mount(&self) -> Arc<dyn Disk> {
-        self.disk.mount(self.trace.host("node", self.disk.incarnation()))
+        self.disk.mount(self.trace.host("node", self.disk.incarnation()), Ledger::default())
     }
 
     fn crash(&self, kind: CrashKind) -> Arc<dyn Disk> {

@@ -2,6 +2,7 @@
 //!
 //! - `RS-1`: a process that is told to stop stops within its bound.
 //! - `RS-2`: nothing of it runs on afterwards.
+//! - `RS-3`: it holds nothing any more: no open file, listener, connection, redo child or request to the object store.
 //!
 //! What a plan may destroy is bounded by what the design promises to bring back: only layer files that remote storage has
 //! rot; errors and fullness end; while an oracle waits for a node without its primary, nothing else is done to it.
@@ -266,6 +267,10 @@ fn stopped(scene: &Scene, life: u64, down_ms: u64) -> Option<(u64, Action)> {
     let left = scene.cluster.live_tasks(PAGESERVER);
     if scene.supervised.process.has_stopped(life) && !left.is_empty() {
         scene.judge.violated("RS-2", format!("the node has stopped, but these tasks run on: {}", left.join(", ")));
+    }
+    let held = scene.cluster.held(PAGESERVER);
+    if scene.supervised.process.has_stopped(life) && !held.is_empty() {
+        scene.judge.violated("RS-3", format!("the node has stopped, but it still holds: {}", held.join(", ")));
     }
     scene.cluster.crash(PAGESERVER, CrashKind::ProcessCrash);
     Some((down_ms, Action::Start { kind: CrashKind::ProcessCrash, away_ms: 0 }))
