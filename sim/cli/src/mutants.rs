@@ -18,7 +18,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 20] = [
+const BUGS: [Bug; 21] = [
     bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
     bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
@@ -40,6 +40,7 @@ const BUGS: [Bug; 20] = [
     bug("repeat-is-conflict", "sched", "create_retry", "a repeated request for a branch is refused"),
     bug("branch-at-end", "sched", "branches_under_load", "a branch begins at the end of its ancestor, not where it was asked for"),
     bug("redo-child-reused", "sched", "redo_child", "a child that did not answer in time is asked again, and its late answer taken"),
+    bug("checksum-ignored", "sched", "hostile_disk", "the checksum of a layer's block is not looked at"),
     bug("file-never-closed", "sched", "smoke", "the file of an uploaded layer stays open"),
     bug("no-silence-limit", "net", "wal_source", "a stream of WAL without a sign of life is waited for without end"),
     bug("no-connect-limit", "net", "wal_source", "a connection to the primary is waited for without end"),
