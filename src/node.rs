@@ -58,7 +58,7 @@ impl Node {
         let lock = lock_data_dir(&env, &config)?;
         let generation = next_generation(&env, &config).await?;
         let shared = Arc::new(Shared {
-            cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX)),
+            cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX), env.probe.clone()),
             redo: RedoExecutor::new(&env, config.redo, config.wal_redo_timeout),
             remote: RemoteClient::new(&env, generation),
             env: env.clone(),
@@ -94,6 +94,9 @@ impl Node {
         self.services.shutdown().await;
         self.registry.shutdown(true).await;
         self.registry.shared.redo.shutdown().await;
+        // A task that ended leaves the work behind that it waited for, and a disk may be slow. Whoever gets the data directory
+        // next must not find segments replaced under its hands, so the lock is held until then.
+        self.registry.shared.env.tasks.blocking_done().await;
     }
 }
 

@@ -90,6 +90,32 @@ fn page_service_commands_are_documented() {
     }
 }
 
+/// Names in calls of a macro of the probe, as in `planted!(env, "name")`.
+fn names_in(sources: &[String], macro_name: &str) -> BTreeSet<String> {
+    let calls = sources.iter().flat_map(|source| source.split(macro_name).skip(1));
+    calls.filter_map(|call| Some(call.split_once(')')?.0.split('"').nth(1)?.to_string())).collect()
+}
+
+#[test]
+fn sites_and_planted_bugs_of_the_simulator_are_documented() {
+    let mut sources = Vec::new();
+    rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut sources);
+    let text = read("docs/simulation.md");
+    let table = |heading: &str| {
+        let rows = text.split_once(heading).unwrap_or_else(|| panic!("docs/simulation.md has no table of {heading:?}")).1;
+        let rows = rows.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+        first_cells(&rows.collect::<Vec<_>>().join("\n")).into_iter().map(|(cell, _)| cell).collect::<BTreeSet<String>>()
+    };
+    let (sites, bugs) = (names_in(&sources, "buggify!("), names_in(&sources, "planted!("));
+    assert!(sites.len() > 3 && bugs.len() > 3);
+    assert_eq!(sites, table("Sites of `buggify!`"), "sites in src (left) and in docs/simulation.md (right)");
+    assert_eq!(bugs, table("## Planted bugs"), "planted bugs in src (left) and in docs/simulation.md (right)");
+    let mutants = read("sim/cli/src/mutants.rs");
+    for bug in &bugs {
+        assert!(mutants.contains(&format!("\"{bug}\"")), "sim/cli/src/mutants.rs never looks for the planted bug {bug}");
+    }
+}
+
 /// Commands a person may give, as `wal verify`.
 fn commands() -> BTreeSet<String> {
     fn leaves(command: &clap::Command, prefix: &str, into: &mut BTreeSet<String>) {

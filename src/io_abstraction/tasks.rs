@@ -4,14 +4,14 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Starts tasks.
 ///
 /// A spawned task runs until it ends or is aborted; a panic inside it must not be swallowed (`real`: logged and the process
 /// aborts; simulator: the run fails). `blocking` runs the closure to its end even when the returned future is dropped; it
-/// completes the future after the closure returned.
+/// completes the future after the closure returned. A node waits for all of that before it lets its data directory go.
 pub trait Spawner: Send + Sync {
     fn spawn(&self, name: &str, future: BoxFuture<'static, ()>) -> Box<dyn Abort>;
     fn blocking(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
@@ -24,7 +24,30 @@ pub trait Abort: Send + Sync {
 
 /// Handle of the node's [`Spawner`].
 #[derive(Clone)]
-pub struct Tasks(Arc<dyn Spawner>);
+pub struct Tasks {
+    spawner: Arc<dyn Spawner>,
+    working: Arc<Working>,
+}
+
+/// Blocking work that has not returned.
+#[derive(Default)]
+struct Working {
+    count: Mutex<u64>,
+    none: Notify,
+}
+
+/// One piece of it.
+struct Work(Arc<Working>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut count = self.0.count.lock();
+        *count -= 1;
+        if *count == 0 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
 
 /// A running task. Dropping the handle lets it run on.
 pub struct Task {
@@ -46,7 +69,7 @@ impl Task {
 
 impl Tasks {
     pub fn new(spawner: Arc<dyn Spawner>) -> Tasks {
-        Tasks(spawner)
+        Tasks { spawner, working: Arc::default() }
     }
 
     pub fn spawn(&self, name: &str, future: impl Future<Output = ()> + Send + 'static) -> Task {
@@ -55,16 +78,35 @@ impl Tasks {
             future.await;
             let _ = ended.send(());
         };
-        Task { abort: self.0.spawn(name, Box::pin(wrapped)), done }
+        Task { abort: self.spawner.spawn(name, Box::pin(wrapped)), done }
     }
 
     /// Runs work that computes long or calls the disk's synchronous face.
     pub async fn blocking<T: Send + 'static>(&self, name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
         let slot = Arc::new(Mutex::new(None));
         let filled = slot.clone();
-        self.0.blocking(name, Box::new(move || *filled.lock() = Some(work()))).await;
+        *self.working.count.lock() += 1;
+        let working = Work(self.working.clone());
+        let whole = move || {
+            *filled.lock() = Some(work());
+            drop(working);
+        };
+        self.spawner.blocking(name, Box::new(whole)).await;
         let value = slot.lock().take();
         value.expect("blocking work completes its future only after it returned")
+    }
+
+    /// Completes when no blocking work runs. What nobody waits for any more goes on to its end, and may still change files.
+    pub async fn blocking_done(&self) {
+        loop {
+            let none = self.working.none.notified();
+            tokio::pin!(none);
+            none.as_mut().enable();
+            if *self.working.count.lock() == 0 {
+                return;
+            }
+            none.await;
+        }
     }
 }
 
@@ -124,5 +166,30 @@ impl Scope {
 impl Drop for Scope {
     fn drop(&mut self) {
         self.cancel.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::io_abstraction::real;
+    use futures::FutureExt as _;
+    use object_store::memory::InMemory;
+    use std::sync::{Arc, mpsc};
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_waited_for_at_the_end() {
+        let tasks = real::env(Arc::new(InMemory::new())).unwrap().tasks;
+        let (go, wait) = mpsc::channel::<()>();
+        let (tell, done) = mpsc::channel();
+        let mut given_up = Box::pin(tasks.blocking("work", move || {
+            wait.recv().unwrap();
+            tell.send("done").unwrap();
+        }));
+        assert!((&mut given_up).now_or_never().is_none());
+        drop(given_up);
+        assert!(tasks.blocking_done().now_or_never().is_none());
+        go.send(()).unwrap();
+        tasks.blocking_done().await;
+        assert_eq!(done.try_recv(), Ok("done"));
     }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::io_abstraction::disk::{FileOps as _, OpenMode};
+use crate::io_abstraction::probe::NoProbe;
 use crate::io_abstraction::real;
 use crate::types::Key;
+use std::sync::Arc;
 
 fn key(n: u32) -> Key {
     Key { field1: 0, field2: 1663, field3: 5, field4: 16384, field5: 0, field6: n }
@@ -34,7 +36,7 @@ fn write(directory: &std::path::Path) -> LayerName {
 fn what_was_written_is_read_at_every_lsn() {
     let dir = tempfile::tempdir().unwrap();
     let name = write(dir.path());
-    let cache = BlockCache::new(1 << 20);
+    let cache = BlockCache::new(1 << 20, Arc::new(NoProbe));
     let file = LayerFile::open(&*real::file_system(), dir.path(), &name, &cache).unwrap();
     for k in (0..400).step_by(7) {
         assert_eq!(file.depth(&cache, key(k)).unwrap(), Some(k));
@@ -73,7 +75,7 @@ fn equal_input_gives_equal_bytes_and_damage_is_noticed() {
     for at in (0..bytes.len()).step_by(997) {
         let file = disk.open(&a.path().join(name.to_string()), OpenMode::ReadWrite).unwrap();
         file.write_at(at as u64, &[bytes[at] ^ 0x40]).unwrap();
-        let cache = BlockCache::new(1 << 20);
+        let cache = BlockCache::new(1 << 20, Arc::new(NoProbe));
         let result = LayerFile::open(&*disk, a.path(), &name, &cache).and_then(|f| f.scan(|_, _, _, _| {}));
         assert!(result.is_err_and(|e| e.is_damage()), "byte {at}");
         file.write_at(at as u64, &[bytes[at]]).unwrap();

@@ -2,6 +2,7 @@
 
 use super::connection::{CommandFailure, Connection, ConnectionError, Outcome, sqlstate};
 use super::protocol::{Answer, PagestreamVersion, Question, Request, RequestHeader};
+use crate::io_abstraction::tasks::yield_now;
 use crate::pg::wire::{self, CopyDirection, Frontend};
 use crate::timeline::{ReadError, Timeline};
 use crate::types::{Fork, Lsn};
@@ -45,7 +46,7 @@ impl Connection {
         self.flush().await?;
         loop {
             let message = match wire::take_frontend(&mut self.input, crate::limits::PAGE_SERVICE_MESSAGE_MAX)? {
-                Some(message) if self.output.len() < GATHER_BYTES => message,
+                Some(message) if self.output.len() < GATHER_BYTES && !crate::buggify!(self.env, "answer-alone") => message,
                 Some(message) => {
                     self.flush().await?;
                     message
@@ -80,6 +81,9 @@ impl Connection {
             if request.header.not_modified_since > timeline.last_record.lsn() {
                 // It will wait for WAL; the answers before it need not.
                 self.flush().await?;
+            }
+            if crate::buggify!(self.env, "answer-after-others") {
+                yield_now().await;
             }
             let reply = match answer(timeline, &request).await {
                 Ok(reply) => reply,
@@ -136,8 +140,18 @@ async fn answer(timeline: &Timeline, request: &Request) -> Result<Reply, Refusal
             None if matches!(rel.fork, Fork::Fsm | Fork::Vm) => Reply::Nblocks(0),
             None => return Err(Refusal::InBand(format!("relation {rel} does not exist at {lsn}"))),
         },
-        Question::GetPage { rel, block } => Reply::Page(timeline.rel_block(rel, block, lsn).await?),
+        Question::GetPage { rel, block } => {
+            let page = timeline.rel_block(rel, block, lsn).await?;
+            Reply::Page(if crate::planted!(timeline.shared.env, "canary") { with_a_flipped_bit(&page) } else { page })
+        }
         Question::DbSize { db } => Reply::DbSize(i64::try_from(timeline.db_size(db, lsn).await?).unwrap_or(i64::MAX)),
         Question::GetSlruSegment { kind, segment } => Reply::SlruSegment(timeline.slru_segment(kind, segment, lsn).await?),
     })
+}
+
+/// What the planted bug `canary` answers.
+fn with_a_flipped_bit(page: &[u8]) -> Bytes {
+    let mut page = page.to_vec();
+    page.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+    page.into()
 }

@@ -200,7 +200,11 @@ impl RedoExecutor {
         };
         match self.env.clock.timeout(self.limit, futures::future::try_join(send, receive)).await {
             Ok(Ok(((), pages))) => {
-                self.idle.lock().entry(kind).or_default().push(child);
+                if crate::buggify!(self.env, "redo-child-given-up") {
+                    child.control.kill().await;
+                } else {
+                    self.idle.lock().entry(kind).or_default().push(child);
+                }
                 Ok((0..count).map(|n| pages.slice(n * PAGE_SIZE..(n + 1) * PAGE_SIZE)).collect())
             }
             Err(_) if crate::planted!(self.env, "redo-child-reused") => {

@@ -14,6 +14,8 @@ use std::path::Path;
 
 /// Size of a piece; a layer of at most this size goes up in one request. S3 takes parts of at least 5 MiB.
 const PIECE_BYTES: usize = 8 << 20;
+/// What the simulator may ask for instead, so that its small layers go up in parts too.
+const SMALL_PIECE_BYTES: usize = 8 << 10;
 /// Transfers of layers at a time: with the size of a piece this bounds their memory.
 pub(super) const TRANSFERS_MAX: usize = 8;
 
@@ -28,12 +30,16 @@ impl RemoteClient {
             io::Result::Ok((file.len()?, file))
         };
         let (len, file) = self.env.tasks.blocking("open-layer", open).await?;
-        if len <= PIECE_BYTES as u64 {
+        if crate::planted!(self.env, "file-never-closed") {
+            std::mem::forget(file.clone());
+        }
+        let piece = if crate::buggify!(self.env, "small-pieces") { SMALL_PIECE_BYTES } else { PIECE_BYTES };
+        if len <= piece as u64 {
             let bytes = self.read_piece(&file, 0, len).await?;
             return self.put(&path, bytes).await;
         }
         let mut upload = self.limited("start the upload of", &path, self.env.store.put_multipart(&path)).await?;
-        let result = self.upload_pieces(&mut *upload, &path, &file, len).await;
+        let result = self.upload_pieces(&mut *upload, &path, (&file, len), piece).await;
         if result.is_err() {
             // What is left of it is invisible; stores remove it in their own time.
             let _ = self.limited("give up the upload of", &path, upload.abort()).await;
@@ -45,11 +51,11 @@ impl RemoteClient {
         &self,
         upload: &mut dyn MultipartUpload,
         path: &ObjectPath,
-        file: &DiskFile,
-        len: u64,
+        (file, len): (&DiskFile, u64),
+        piece: usize,
     ) -> Result<(), RemoteError> {
-        for from in (0..len).step_by(PIECE_BYTES) {
-            let piece = self.read_piece(file, from, (len - from).min(PIECE_BYTES as u64)).await?;
+        for from in (0..len).step_by(piece) {
+            let piece = self.read_piece(file, from, (len - from).min(piece as u64)).await?;
             self.limited("put a part of", path, upload.put_part(PutPayload::from_bytes(piece))).await?;
         }
         self.limited("complete the upload of", path, upload.complete()).await.map(|_| ())

@@ -10,15 +10,19 @@
 
 use super::client::{RemoteClient, StoredIndex};
 use super::index::IndexPart;
-use crate::io_abstraction::Env;
+use crate::io_abstraction::{ClockExt as _, Env};
 use crate::layer::LayerName;
 use crate::types::{Generation, Lsn, TenantId, TimelineId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
+
+/// How long the simulator may keep an index back whose layers are stored.
+const INDEX_LATE: Duration = Duration::from_millis(700);
 
 enum Operation {
     UploadLayer(LayerName),
@@ -77,11 +81,18 @@ impl UploadQueue {
     }
 
     /// Schedules new layers, then an index that names them.
-    pub fn upload(&self, layers: Vec<LayerName>, index: IndexPart) {
+    pub fn upload(self: &Arc<UploadQueue>, layers: Vec<LayerName>, index: IndexPart) {
         let mut operations: Vec<Operation> = layers.into_iter().map(Operation::UploadLayer).collect();
         operations.push(Operation::UploadIndex(Box::new(index)));
         if crate::planted!(self.env, "index-before-layers") {
             operations.rotate_right(1);
+        }
+        if crate::planted!(self.env, "uploads-in-tasks") {
+            for operation in operations {
+                let queue = self.clone();
+                self.env.tasks.spawn("schedule-upload", async move { queue.push([operation]) });
+            }
+            return;
         }
         self.push(operations);
     }
@@ -158,6 +169,9 @@ impl UploadQueue {
         match operation {
             Operation::UploadLayer(name) => self.remote.upload_layer(self.tenant, self.timeline, name, &self.directory).await,
             Operation::UploadIndex(index) => {
+                if crate::buggify!(self.env, "index-late") {
+                    self.env.clock.sleep(INDEX_LATE).await;
+                }
                 self.remote.put_index(stored, index).await?;
                 self.env.probe.event("index", &|| format!("timeline={} lsn={}", self.timeline, index.disk_consistent_lsn));
                 (self.on_index_stored)(index.disk_consistent_lsn);

@@ -101,6 +101,7 @@ async fn plan(
 ) -> Result<Plan, ReadError> {
     let mut plan = Plan { places: first..first, depth_before: Vec::new(), images: BTreeMap::new(), failures: 0 };
     let mut wanted = Vec::new();
+    let most = if crate::buggify!(timeline.shared.env, "image-early") { 1 } else { REPLAY_RECORDS_MAX };
     for (place, key) in sorted.keys().enumerate().skip(first).take(KEYS_PER_SLICE) {
         if place % KEYS_PER_YIELD == 0 {
             crate::io_abstraction::tasks::yield_now().await;
@@ -111,10 +112,10 @@ async fn plan(
         }
         plan.depth_before.push(before);
         // Most chains are short: no need to look at them one by one.
-        if before + sorted.count(place) > REPLAY_RECORDS_MAX {
+        if before + sorted.count(place) > most {
             let mut depth = Depth(before);
             frozen.versions(sorted, place, |lsn, kind, _| {
-                if depth.after(kind) > REPLAY_RECORDS_MAX {
+                if depth.after(kind) > most {
                     wanted.push((key, lsn));
                     depth = Depth(0);
                 }
@@ -178,6 +179,12 @@ async fn flush(timeline: &Arc<Timeline>, frozen: Arc<MemoryLayer>) -> Result<(),
         let rest = |old: &LayerSet| old.frozen.iter().skip(1).cloned().collect();
         timeline.change_layers(|old| LayerSet { open: old.open.clone(), frozen: rest(old), historic: old.historic.clone() });
         timeline.shared.env.clock.sleep(Duration::from_millis(1)).await;
+    }
+    if crate::planted!(timeline.shared.env, "flushed-in-task") {
+        let timeline_there = timeline.clone();
+        timeline.shared.env.tasks.spawn("publish-layer", async move { publish(&timeline_there, &frozen, name) });
+        crate::io_abstraction::tasks::yield_now().await;
+        return Ok(());
     }
     publish(timeline, &frozen, name);
     Ok(())

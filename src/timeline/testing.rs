@@ -33,7 +33,7 @@ pub fn shared(env: &Env, directory: &Path, change: impl FnOnce(&mut Config)) -> 
     change(&mut config);
     let redo = RedoExecutor::new(env, RedoMode::InProcess, config.wal_redo_timeout);
     let remote = RemoteClient::new(env, Generation(1));
-    Arc::new(Shared { env: env.clone(), config, cache: BlockCache::new(1 << 20), redo, remote })
+    Arc::new(Shared { env: env.clone(), config, cache: BlockCache::new(1 << 20, env.probe.clone()), redo, remote })
 }
 
 pub fn control() -> ControlFile {

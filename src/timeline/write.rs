@@ -29,10 +29,18 @@ impl TimelineWriter {
         self.room().await;
         let timeline = self.timeline.clone();
         let _no_freeze_in_between = timeline.writing.lock().await;
-        self.put(batch).await;
-        timeline.last_record.advance(last, prev);
+        if crate::planted!(timeline.shared.env, "put-in-task") {
+            let (tasks, ours, theirs) = (&timeline.shared.env.tasks, TimelineWriter::new(timeline.clone()), timeline.clone());
+            let putting = tasks.spawn("put", async move { ours.put(batch).await });
+            let publishing = tasks.spawn("publish", async move { theirs.last_record.advance(last, prev) });
+            putting.join().await;
+            publishing.join().await;
+        } else {
+            self.put(batch).await;
+            timeline.last_record.advance(last, prev);
+        }
         timeline.ahead.store(false, Ordering::Release);
-        if timeline.roll_is_due() {
+        if timeline.roll_is_due() || crate::buggify!(timeline.shared.env, "roll-early") {
             timeline.freeze();
         }
     }

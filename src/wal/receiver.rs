@@ -241,6 +241,9 @@ impl Receiver {
                 }
                 gathered = 0;
                 *syncing = Some(Box::pin(self.sync()));
+                if crate::buggify!(self.env, "stream-given-up") {
+                    return Err(ReplicationError::SourceStopped { server: stream.server().to_string() }.into());
+                }
             }
             if reply {
                 self.report(stream, self.log.durable_lsn()).await?;

@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the slot, and at the log's old segments.
 const KEEP_PERIOD: Duration = Duration::from_secs(5);
 
+/// What the simulator may let ingest read at once: less than a record's header.
+const CRUMB_BYTES: usize = 7;
+
 /// The WAL side of one timeline.
 pub struct WalRunner {
     env: Env,
@@ -142,7 +145,8 @@ async fn follow_log(log: &WalLog, mut writer: TimelineWriter) -> (Option<IngestE
         }
         // As much as is there: a quiet primary sends a few bytes at a time.
         let there = usize::try_from(log.durable_lsn().distance_from(at)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; there.min(crate::limits::WAL_READ_BYTES)];
+        let most = if crate::buggify!(timeline.shared.env, "log-in-crumbs") { CRUMB_BYTES } else { crate::limits::WAL_READ_BYTES };
+        let mut bytes = vec![0; there.min(most)];
         let step = async {
             let read = log.read(at, &mut bytes)?;
             bytes.truncate(read);
@@ -173,8 +177,10 @@ async fn keep_short(env: Env, timeline: Arc<Timeline>, log: Arc<WalLog>, cancel:
     let work = async {
         let mut warned = false;
         loop {
-            env.clock.sleep(KEEP_PERIOD).await;
-            let keep_from = timeline.remote_consistent_lsn().saturating_sub(config.wal_log_keep_bytes);
+            let at_once = crate::buggify!(env, "trim-at-once");
+            env.clock.sleep(if at_once { Duration::ZERO } else { KEEP_PERIOD }).await;
+            let keep_bytes = if at_once { 0 } else { config.wal_log_keep_bytes };
+            let keep_from = timeline.remote_consistent_lsn().saturating_sub(keep_bytes);
             let trimming = log.clone();
             if let Err(error) = env.tasks.blocking("trim-wal-log", move || trimming.trim(keep_from)).await {
                 tracing::warn!(timeline = %timeline.identity.timeline, %error, "could not remove old segments of the WAL log");

@@ -123,6 +123,6 @@ impl Cluster {
         let config = Config::for_data_dir(&self.place.path("node"));
         let redo = RedoExecutor::new(&env, RedoMode::InProcess, config.wal_redo_timeout);
         let remote = RemoteClient::new(&env, Generation(1));
-        Arc::new(Shared { cache: BlockCache::new(1 << 22), redo, remote, config, env })
+        Arc::new(Shared { cache: BlockCache::new(1 << 22, env.probe.clone()), redo, remote, config, env })
     }
 }

@@ -22,8 +22,18 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 15] = [
+const BUGS: [Bug; 22] = [
+    bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
+    bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
+    bug(
+        "uploads-in-tasks",
+        "sched",
+        "crash_during_upload",
+        "each upload is scheduled by a task of its own, as if tasks began in the order of their start",
+    ),
+    bug("put-in-task", "sched", "smoke", "versions are put and the record is published by two tasks, as if the first were done first"),
+    bug("flushed-in-task", "sched", "smoke", "a flushed layer is published by a task that is taken to be done after one turn"),
     bug("index-before-layers", "sched", "smoke", "the index is uploaded before its layers"),
     bug("apply-before-upload", "sched", "smoke", "what is only on the local disk is reported as applied"),
     bug("log-name-unsynced", "sched", "smoke", "the name of a new WAL segment is never made durable"),
@@ -35,6 +45,8 @@ const BUGS: [Bug; 15] = [
     bug("repeat-is-conflict", "sched", "create_retry", "a repeated request for a branch is refused"),
     bug("branch-at-end", "sched", "branches_under_load", "a branch begins at the end of its ancestor, not where it was asked for"),
     bug("redo-child-reused", "sched", "redo_child", "a child that did not answer in time is asked again, and its late answer taken"),
+    bug("checksum-ignored", "sched", "hostile_disk", "the checksum of a layer's block is not looked at"),
+    bug("file-never-closed", "sched", "smoke", "the file of an uploaded layer stays open"),
     bug("no-silence-limit", "net", "wal_source", "a stream of WAL without a sign of life is waited for without end"),
     bug("no-connect-limit", "net", "wal_source", "a connection to the primary is waited for without end"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),

@@ -18,6 +18,8 @@ pub mod disk;
 #[cfg(feature = "world")]
 pub mod harness;
 #[cfg(feature = "world")]
+pub mod held;
+#[cfg(feature = "world")]
 pub mod net;
 #[cfg(feature = "world")]
 pub mod node;

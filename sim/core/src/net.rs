@@ -1,6 +1,7 @@
 //! The network seam around a backend's: every connection is traced, can be reset, and hands out bytes in odd portions.
 
 use crate::event;
+use crate::held::{Hold, Ledger};
 use crate::trace::{HostTrace, error_name};
 use async_trait::async_trait;
 use palimpsest::io_abstraction::rng::below;
@@ -81,13 +82,20 @@ pub struct TracedNet {
     inner: Arc<dyn Net>,
     connections: Connections,
     trace: HostTrace,
+    held: Ledger,
     rng: RngSource,
     opened: AtomicU64,
 }
 
 impl TracedNet {
-    pub fn new(host: &str, inner: Arc<dyn Net>, connections: Connections, trace: HostTrace, rng: &RngSource) -> TracedNet {
-        TracedNet { host: host.to_string(), inner, connections, trace, rng: rng.child("net"), opened: AtomicU64::new(0) }
+    pub fn new(
+        host: &str,
+        inner: Arc<dyn Net>,
+        connections: Connections,
+        (trace, held): (HostTrace, Ledger),
+        rng: &RngSource,
+    ) -> TracedNet {
+        TracedNet { host: host.to_string(), inner, connections, trace, held, rng: rng.child("net"), opened: AtomicU64::new(0) }
     }
 }
 
@@ -101,7 +109,9 @@ impl Net for TracedNet {
         }
         let number = self.opened.fetch_add(1, Ordering::Relaxed);
         let rng = self.rng.child(&format!("listen-{number}"));
-        Ok(Box::new(TracedListener { inner: result?, trace: self.trace.clone(), rng, accepted: 0 }))
+        let open = self.held.hold(&format!("listener {address}"));
+        let (trace, held) = (self.trace.clone(), self.held.clone());
+        Ok(Box::new(TracedListener { inner: result?, trace, held, _open: open, rng, accepted: 0 }))
     }
 
     async fn connect(&self, address: &Address) -> io::Result<BoxStream> {
@@ -121,13 +131,16 @@ impl Net for TracedNet {
         let inner = result?;
         let (id, connection) = self.connections.add(&self.host, to);
         let registration = Some(Registration { connections: self.connections.clone(), id, connection });
-        Ok(Box::new(CutStream { inner, registration, rng: self.rng.stream(&format!("connect-{number}")) }))
+        let open = self.held.hold(&format!("connection to {address}"));
+        Ok(Box::new(CutStream { inner, registration, _open: open, rng: self.rng.stream(&format!("connect-{number}")) }))
     }
 }
 
 struct TracedListener {
     inner: Box<dyn Listener>,
     trace: HostTrace,
+    held: Ledger,
+    _open: Hold,
     rng: RngSource,
     accepted: u64,
 }
@@ -140,7 +153,8 @@ impl Listener for TracedListener {
         self.accepted += 1;
         let rng = self.rng.stream(&format!("accept-{}", self.accepted));
         // Only the connecting side is registered: when it is reset it drops the stream, which the other side sees.
-        Ok((Box::new(CutStream { inner, registration: None, rng }), peer))
+        let open = self.held.hold(&format!("connection from {peer}"));
+        Ok((Box::new(CutStream { inner, registration: None, _open: open, rng }), peer))
     }
 
     fn local_address(&self) -> Address {
@@ -164,6 +178,7 @@ impl Drop for Registration {
 struct CutStream {
     inner: BoxStream,
     registration: Option<Registration>,
+    _open: Hold,
     rng: DetRng,
 }
 

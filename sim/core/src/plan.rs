@@ -33,6 +33,9 @@ pub struct Knobs {
     pub run_ms: u64,
     pub heal_ms: u64,
     pub final_wipe: bool,
+    /// The disk may lie: answers have to be right or errors, and no more is asked for.
+    #[serde(default)]
+    pub hostile: bool,
     pub audit_versions: u64,
     pub readers: u32,
     pub workload: WorkloadKnobs,
@@ -193,6 +196,15 @@ pub enum FaultKind {
         budget: u32,
         files: Files,
     },
+    /// The pageserver's disk reads and writes other places than it is told, and says that it synced when it did not.
+    DiskHostile {
+        for_ms: u64,
+        read_ppm: u32,
+        write_ppm: u32,
+        sync_ppm: u32,
+        budget: u32,
+        files: Files,
+    },
     /// The pageserver's disk shrinks to what is used and this.
     DiskFull {
         for_ms: u64,
@@ -335,6 +347,7 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
         run_ms: draw(r, scenario.run_ms),
         heal_ms: scenario.heal_ms,
         final_wipe: chance(r, scenario.final_wipe_chance),
+        hostile: scenario.hostile,
         audit_versions: scenario.audit_versions,
         readers: draw(r, w.readers) as u32,
         workload: WorkloadKnobs {

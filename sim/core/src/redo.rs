@@ -3,6 +3,7 @@
 //! A child can stall for ever, answer late, end in the middle of an answer, or end without one. Killing it takes a moment.
 
 use crate::event;
+use crate::held::{Hold, Ledger};
 use crate::trace::HostTrace;
 use futures::future::BoxFuture;
 use palimpsest::io_abstraction::redo::RedoControl;
@@ -30,13 +31,14 @@ pub struct SimRedo {
     clock: Arc<dyn Clock>,
     rng: RngSource,
     trace: HostTrace,
+    held: Ledger,
     faults: RedoFaults,
     started: AtomicU64,
 }
 
 impl SimRedo {
-    pub fn new(tasks: Tasks, clock: Arc<dyn Clock>, rng: &RngSource, trace: HostTrace, faults: RedoFaults) -> SimRedo {
-        SimRedo { tasks, clock, rng: rng.child("redo"), trace, faults, started: AtomicU64::new(0) }
+    pub fn new(tasks: Tasks, clock: Arc<dyn Clock>, rng: &RngSource, (trace, held): (HostTrace, Ledger), faults: RedoFaults) -> SimRedo {
+        SimRedo { tasks, clock, rng: rng.child("redo"), trace, held, faults, started: AtomicU64::new(0) }
     }
 }
 
@@ -53,6 +55,7 @@ struct Control {
     task: Option<Task>,
     clock: Arc<dyn Clock>,
     reaping: Duration,
+    _not_reaped: Hold,
 }
 
 impl RedoControl for Control {
@@ -89,7 +92,8 @@ impl RedoSpawner for SimRedo {
             // The process ends with its loop; how, its parent sees from the pipes.
             let _ = child.serve(child_input, child_output).await;
         });
-        let control = Control { task: Some(task), clock: self.clock.clone(), reaping };
+        let control =
+            Control { task: Some(task), clock: self.clock.clone(), reaping, _not_reaped: self.held.hold(&format!("redo child {number}")) };
         Ok(RedoChild { input: Box::new(input), output: Box::new(output), control: Box::new(control) })
     }
 }

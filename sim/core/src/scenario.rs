@@ -43,6 +43,9 @@ pub struct Scenario {
     pub final_wipe_chance: u64,
     /// Page versions that the final read-back compares.
     pub audit_versions: u64,
+    /// What is durable and what comes back is not judged, only what is answered: for disks that lie.
+    #[serde(default)]
+    pub hostile: bool,
     /// Marks that some seed of a sweep must reach.
     pub must_reach: Vec<String>,
     #[serde(default)]
@@ -220,6 +223,8 @@ pub struct Faults {
     pub disk_full: DiskFull,
     pub disk_stall: Episode,
     pub bit_rot: Episode,
+    /// Reads and writes that go elsewhere, and syncs that lie; only with `hostile`.
+    pub disk_hostile: DiskErrors,
 }
 
 /// A fault that lasts: `for_ms` is how long, or how long a process stays down.

@@ -7,6 +7,7 @@
 //! service until they are completed or aborted, so one that its client forgot can be seen.
 
 use crate::event;
+use crate::held::Ledger;
 use crate::trace::HostTrace;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -105,6 +106,7 @@ struct Client {
     shared: Arc<Shared>,
     rng: Mutex<DetRng>,
     trace: HostTrace,
+    held: Ledger,
 }
 
 impl SimStore {
@@ -116,9 +118,10 @@ impl SimStore {
         *self.0.faults.lock() = faults;
     }
 
-    pub fn client(&self, source: &RngSource, trace: HostTrace) -> Arc<dyn ObjectStore> {
+    /// A connection whose unanswered requests are in `held`.
+    pub fn client(&self, source: &RngSource, trace: HostTrace, held: Ledger) -> Arc<dyn ObjectStore> {
         let rng = Mutex::new(source.stream("object-store"));
-        Arc::new(Handle(Arc::new(Client { shared: self.0.clone(), rng, trace })))
+        Arc::new(Handle(Arc::new(Client { shared: self.0.clone(), rng, trace, held })))
     }
 
     /// Paths of uploads in parts that were neither completed nor aborted.
@@ -229,6 +232,7 @@ impl Client {
         path: &str,
         effect: impl FnOnce(&mut Objects, &dyn Clock) -> Result<T> + Send,
     ) -> Result<T> {
+        let _unanswered = self.held.hold(&format!("request {op} {path}"));
         let (latency, fate) = self.draw(conditional);
         self.shared.clock.sleep(latency / 2).await;
         let outcome = match fate {
@@ -528,7 +532,7 @@ mod tests {
     fn store() -> (SimStore, Arc<dyn ObjectStore>) {
         let store = SimStore::new(Arc::new(StillClock));
         let trace = Trace::new(Arc::new(StillClock), 0..0).host("node", 0);
-        let client = store.client(&RngSource::new(1), trace);
+        let client = store.client(&RngSource::new(1), trace, Ledger::default());
         (store, client)
     }
 

@@ -1,12 +1,12 @@
 //! The spawner seam around a backend's: tasks carry their names into the trace, blocking work takes simulated time.
 
+use crate::held::Ledger;
 use crate::trace::in_task;
 use futures::future::BoxFuture;
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::tasks::{Abort, Spawner};
 use palimpsest::io_abstraction::{Clock, ClockExt as _, DetRng, Mono, RngSource, Tasks};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,40 +23,8 @@ pub struct Household {
     pub source: RngSource,
     /// Work that blocks waits until then, as it does while the disk does not answer.
     pub stalled_until: Arc<AtomicU64>,
-    pub live: LiveTasks,
-}
-
-/// Names of the tasks that have not ended.
-#[derive(Clone, Default)]
-pub struct LiveTasks(Arc<Mutex<Started>>);
-
-#[derive(Default)]
-struct Started {
-    count: u64,
-    live: BTreeMap<u64, Arc<str>>,
-}
-
-struct Alive(LiveTasks, u64);
-
-impl LiveTasks {
-    fn enter(&self, name: &Arc<str>) -> Alive {
-        let mut tasks = self.0.lock();
-        tasks.count += 1;
-        let number = tasks.count;
-        tasks.live.insert(number, name.clone());
-        Alive(self.clone(), number)
-    }
-
-    /// In the order of their start.
-    pub fn names(&self) -> Vec<String> {
-        self.0.lock().live.values().map(ToString::to_string).collect()
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.0.lock().live.remove(&self.1);
-    }
+    /// Tasks that have not ended.
+    pub live: Ledger,
 }
 
 struct NamedSpawner {
@@ -84,7 +52,7 @@ fn task_name(name: &str) -> Arc<str> {
 
 impl NamedSpawner {
     fn run(&self, name: &str, future: BoxFuture<'static, ()>) -> Box<dyn Abort> {
-        let alive = self.household.live.enter(&task_name(name));
+        let alive = self.household.live.hold(&task_name(name));
         let counted = async move {
             let _alive = alive;
             future.await;

@@ -3,11 +3,12 @@
 use crate::clock::{HostClock, WallOffset};
 use crate::disk::{CrashKind, SimDisk};
 use crate::event;
+use crate::held::Ledger;
 use crate::net::{Connections, TracedNet};
 use crate::probe::{Planted, SimProbe};
 use crate::redo::{RedoFaults, SimRedo};
 use crate::store::SimStore;
-use crate::tasks::{Household, LiveTasks};
+use crate::tasks::Household;
 use crate::trace::{HostTrace, Trace};
 use async_trait::async_trait;
 use futures::future::BoxFuture;
@@ -85,7 +86,9 @@ struct Host {
     wall_offset: WallOffset,
     stalled_until: Arc<AtomicU64>,
     /// Tasks of the present life.
-    live: LiveTasks,
+    live: Ledger,
+    /// What else the present life holds.
+    held: Ledger,
 }
 
 /// Size of every simulated disk in bytes.
@@ -115,7 +118,8 @@ impl Cluster {
             probe: Arc::default(),
             wall_offset: WallOffset::default(),
             stalled_until: Arc::default(),
-            live: LiveTasks::default(),
+            live: Ledger::default(),
+            held: Ledger::default(),
         };
         let previous = self.hosts.lock().insert(name.to_string(), host);
         assert!(previous.is_none(), "host {name} was added twice");
@@ -133,6 +137,11 @@ impl Cluster {
     /// Names of the tasks of the host's present life that have not ended.
     pub fn live_tasks(&self, host: &str) -> Vec<String> {
         self.with_host(host, |h| h.live.names())
+    }
+
+    /// Files, listeners, connections, children and requests that the host's present life has not let go.
+    pub fn held(&self, host: &str) -> Vec<String> {
+        self.with_host(host, |h| h.held.names())
     }
 
     /// The wall clock of the host jumps.
@@ -170,20 +179,21 @@ impl Cluster {
     /// A fresh environment for the host's present incarnation.
     pub fn env(&self, host: &str) -> Env {
         let (disk, probe) = self.with_host(host, |h| (h.disk.clone(), h.probe.clone()));
-        let (offset, stalled_until, live) = self.with_host(host, |h| (h.wall_offset.clone(), h.stalled_until.clone(), h.live.clone()));
+        let (offset, stalled_until) = self.with_host(host, |h| (h.wall_offset.clone(), h.stalled_until.clone()));
+        let (live, held) = self.with_host(host, |h| (h.live.clone(), h.held.clone()));
         let incarnation = disk.incarnation();
         let trace = self.trace.host(host, incarnation);
         let rng = self.source.child(host).child(&format!("incarnation-{incarnation}"));
         let clock: Arc<dyn Clock> = Arc::new(HostClock { inner: self.world.clock(), offset });
         let tasks = self.world.tasks(host, &Household { source: rng.child("tasks"), stalled_until, live });
-        let net = TracedNet::new(host, self.world.net(host), self.connections.clone(), trace.clone(), &rng);
+        let net = TracedNet::new(host, self.world.net(host), self.connections.clone(), (trace.clone(), held.clone()), &rng);
         Env {
             clock: clock.clone(),
             tasks: tasks.clone(),
             net: Arc::new(net),
-            disk: disk.mount(trace.clone()),
-            store: self.store.client(&rng, trace.clone()),
-            redo: Arc::new(SimRedo::new(tasks, clock, &rng, trace.clone(), self.redo_faults.clone())),
+            disk: disk.mount(trace.clone(), held.clone()),
+            store: self.store.client(&rng, trace.clone(), held.clone()),
+            redo: Arc::new(SimRedo::new(tasks, clock, &rng, (trace.clone(), held), self.redo_faults.clone())),
             process: Arc::new(NoPrograms),
             probe: probe.incarnation(trace, self.planted.clone()),
             metrics: Default::default(),
@@ -203,7 +213,7 @@ impl Cluster {
         event!(trace, "fault", "op=crash kind={kind:?}");
         self.disk(host).crash(kind, &trace);
         if let Some(host) = self.hosts.lock().get_mut(host) {
-            host.live = LiveTasks::default();
+            (host.live, host.held) = Default::default();
         }
         self.world.kill(host, if kind == CrashKind::ProcessCrash { Death::Closed } else { Death::Silent });
         if !self.world.tells_of_deaths() {

@@ -5,12 +5,14 @@
 //! errors and changes nothing. Power loss takes back what was not synced: sectors, lengths and names, each on its own. A
 //! process crash keeps the page cache. A wipe is the loss of the machine.
 
+mod hostile;
 mod inode;
 mod names;
 
 pub use inode::{CrashEffect, SECTOR};
 
 use crate::event;
+use crate::held::{Hold, Ledger};
 use crate::trace::{HostTrace, error_name};
 use inode::Inode;
 use names::{Ino, Names, Node, parent};
@@ -38,6 +40,12 @@ pub struct DiskFaults {
     pub budget: u32,
     /// Only files whose path contains all of these texts fail.
     pub only: Vec<String>,
+    /// And one of these, if there are any.
+    pub one_of: Vec<String>,
+    /// Chances that the device is not honest: see [`hostile`].
+    pub misdirected_read_ppm: u32,
+    pub misdirected_write_ppm: u32,
+    pub lying_sync_ppm: u32,
 }
 
 /// Inodes with no name are dropped after so many removals.
@@ -52,6 +60,8 @@ struct State {
     used: u64,
     removals: u32,
     faults: DiskFaults,
+    /// How often the device was not honest, by what it did.
+    dishonest: BTreeMap<&'static str, u64>,
     rng: DetRng,
     source: RngSource,
 }
@@ -66,6 +76,7 @@ struct Mount {
     disk: SimDisk,
     incarnation: u64,
     trace: HostTrace,
+    held: Ledger,
 }
 
 struct SimFile {
@@ -73,6 +84,7 @@ struct SimFile {
     inode: Arc<Mutex<Inode>>,
     path: String,
     writable: bool,
+    _open: Hold,
 }
 
 /// How a host goes down.
@@ -98,16 +110,17 @@ impl SimDisk {
             used: 0,
             removals: 0,
             faults: DiskFaults::default(),
+            dishonest: BTreeMap::new(),
             rng: source.stream("faults"),
             source,
         };
         SimDisk(Arc::new(Mutex::new(state)))
     }
 
-    /// The disk for the present incarnation. All handles of earlier ones are dead.
-    pub fn mount(&self, trace: HostTrace) -> Arc<dyn Disk> {
+    /// The disk for the present incarnation, whose open files are in `held`. All handles of earlier ones are dead.
+    pub fn mount(&self, trace: HostTrace, held: Ledger) -> Arc<dyn Disk> {
         let incarnation = self.incarnation();
-        Arc::new(Mount { disk: self.clone(), incarnation, trace })
+        Arc::new(Mount { disk: self.clone(), incarnation, trace, held })
     }
 
     pub fn incarnation(&self) -> u64 {
@@ -190,6 +203,7 @@ impl State {
         if ppm == 0
             || self.faults.budget == 0
             || !self.faults.only.iter().all(|part| path.contains(part))
+            || !(self.faults.one_of.is_empty() || self.faults.one_of.iter().any(|part| path.contains(part)))
             || below(&mut self.rng, 1_000_000) >= u64::from(ppm)
         {
             return false;
@@ -410,7 +424,8 @@ impl Disk for Mount {
         };
         let inode = self.traced(op, &path, self.open_inner(&path, mode))?;
         let writable = mode != OpenMode::Read;
-        Ok(DiskFile::Simulated(Arc::new(SimFile { mount: self.clone(), inode, path, writable })))
+        let open = self.held.hold(&format!("file {path}"));
+        Ok(DiskFile::Simulated(Arc::new(SimFile { mount: self.clone(), inode, path, writable, _open: open })))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -473,7 +488,15 @@ impl SimFile {
         if !buf.is_empty() {
             state.grow(end.saturating_sub(inode.len()))?;
         }
-        inode.write(offset, buf);
+        match state.misdirected_write(&self.path, inode.len(), offset, buf.len() as u64) {
+            None => inode.write(offset, buf),
+            Some(elsewhere) => {
+                event!(self.mount.trace, "fault", "op=misdirected_write path={} off={offset} to={elsewhere}", self.path);
+                inode.write(elsewhere, buf);
+                let len = inode.len().max(end);
+                inode.set_len(len);
+            }
+        }
         Ok(())
     }
 
@@ -483,6 +506,10 @@ impl SimFile {
         if state.fails(ppm, &self.path) {
             self.inode.lock().fail_sync();
             return Err(io::Error::from_raw_os_error(EIO));
+        }
+        if state.lies(&self.path) {
+            event!(self.mount.trace, "fault", "op=sync_lied path={}", self.path);
+            return Ok(());
         }
         self.inode.lock().sync();
         Ok(())
@@ -497,7 +524,13 @@ impl FileOps for SimFile {
             event!(self.mount.trace, "disk", "op=read path={} off={offset} error=os5", self.path);
             return Err(io::Error::from_raw_os_error(EIO));
         }
-        let read = self.inode.lock().read(offset, buf);
+        let inode = self.inode.lock();
+        let there = inode.len().saturating_sub(offset).min(buf.len() as u64);
+        let from = state.misdirected_read(&self.path, inode.len(), offset, there).unwrap_or(offset);
+        if from != offset {
+            event!(self.mount.trace, "fault", "op=misdirected_read path={} off={offset} from={from}", self.path);
+        }
+        let read = inode.read(from, &mut buf[..there as usize]);
         event!(self.mount.trace, "disk", "op=read path={} off={offset} len={read}", self.path);
         Ok(read)
     }

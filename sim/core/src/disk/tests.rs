@@ -17,7 +17,7 @@ impl Machine {
     }
 
     fn mount(&self) -> Arc<dyn Disk> {
-        self.disk.mount(self.trace.host("node", self.disk.incarnation()))
+        self.disk.mount(self.trace.host("node", self.disk.incarnation()), Ledger::default())
     }
 
     fn crash(&self, kind: CrashKind) -> Arc<dyn Disk> {
@@ -139,4 +139,53 @@ fn the_contract_holds() {
     disk.create_dir_all(Path::new("/contract")).expect("creates");
     crate::contract::disk::run(&*Machine::new(1).mount(), Path::new("/"));
     crate::contract::disk::run(&*disk, Path::new("/contract"));
+}
+
+#[test]
+fn a_device_that_is_not_honest_misses_by_sectors_and_forgets_what_it_synced() {
+    let machine = Machine::new(1);
+    let disk = machine.mount();
+    let file = disk.open(Path::new("/f"), OpenMode::CreateNew).expect("creates");
+    let content: Vec<u8> = (0..64u8).flat_map(|sector| [sector; SECTOR as usize]).collect();
+    file.write_at(0, &content).expect("writes");
+    file.sync_data().expect("syncs");
+    let faults = |misdirected_read_ppm, misdirected_write_ppm, lying_sync_ppm| {
+        let budget = 1;
+        machine.disk.set_faults(DiskFaults {
+            misdirected_read_ppm,
+            misdirected_write_ppm,
+            lying_sync_ppm,
+            budget,
+            ..DiskFaults::default()
+        });
+    };
+    let read = |at: u64| {
+        let mut bytes = vec![0; 600];
+        assert_eq!(file.read_at(at, &mut bytes).expect("reads"), 600);
+        bytes
+    };
+    let there = |at: usize| content[at..at + 600].to_vec();
+    faults(1_000_000, 0, 0);
+    let odd = read(1_000);
+    assert!(odd != there(1_000) && (1_000 % 512..content.len() - 600).step_by(512).any(|at| odd == there(at)), "another place");
+    assert_eq!(read(1_000), there(1_000), "the budget is used up");
+    faults(0, 1_000_000, 0);
+    file.write_at(2_048, &[99; 512]).expect("writes");
+    let after: Vec<u8> = (0..64).map(|sector| read_byte(&file, sector * SECTOR)).collect();
+    assert_eq!(after.iter().filter(|b| **b == 99).count(), 1);
+    assert_eq!((after[4], after.len()), (4, 64), "the place itself is as it was");
+    faults(0, 0, 1_000_000);
+    file.write_at(0, &[100; 32 * SECTOR as usize]).expect("writes");
+    file.sync_data().expect("says that it synced");
+    let disk = machine.crash(CrashKind::PowerLoss);
+    let file = disk.open(Path::new("/f"), OpenMode::Read).expect("opens");
+    assert!((0..32).any(|sector| read_byte(&file, sector * SECTOR) != 100), "some of it is gone");
+    let told: Vec<_> = machine.disk.dishonest().into_iter().collect();
+    assert_eq!(told, [("misdirected-read", 1), ("misdirected-write", 1), ("sync-lied", 1)]);
+}
+
+fn read_byte(file: &DiskFile, at: u64) -> u8 {
+    let mut byte = [0];
+    file.read_at(at, &mut byte).expect("reads");
+    byte[0]
 }

@@ -2,6 +2,7 @@
 //!
 //! - `RS-1`: a process that is told to stop stops within its bound.
 //! - `RS-2`: nothing of it runs on afterwards.
+//! - `RS-3`: it holds nothing any more: no open file, listener, connection, redo child or request to the object store.
 //!
 //! What a plan may destroy is bounded by what the design promises to bring back: only layer files that remote storage has
 //! rot; errors and fullness end; while an oracle waits for a node without its primary, nothing else is done to it.
@@ -197,9 +198,11 @@ fn begin(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Acti
             event!(scene.trace, "fault", "op=reset connections={broken}");
             None
         }
-        FaultKind::DiskErrors { .. } | FaultKind::DiskFull { .. } | FaultKind::DiskStall { .. } | FaultKind::BitRot { .. } => {
-            disk(scene, state, kind)
-        }
+        FaultKind::DiskErrors { .. }
+        | FaultKind::DiskHostile { .. }
+        | FaultKind::DiskFull { .. }
+        | FaultKind::DiskStall { .. }
+        | FaultKind::BitRot { .. } => disk(scene, state, kind),
     }
 }
 
@@ -266,6 +269,10 @@ fn stopped(scene: &Scene, life: u64, down_ms: u64) -> Option<(u64, Action)> {
     let left = scene.cluster.live_tasks(PAGESERVER);
     if scene.supervised.process.has_stopped(life) && !left.is_empty() {
         scene.judge.violated("RS-2", format!("the node has stopped, but these tasks run on: {}", left.join(", ")));
+    }
+    let held = scene.cluster.held(PAGESERVER);
+    if scene.supervised.process.has_stopped(life) && !held.is_empty() {
+        scene.judge.violated("RS-3", format!("the node has stopped, but it still holds: {}", held.join(", ")));
     }
     scene.cluster.crash(PAGESERVER, CrashKind::ProcessCrash);
     Some((down_ms, Action::Start { kind: CrashKind::ProcessCrash, away_ms: 0 }))
@@ -351,7 +358,22 @@ fn disk(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Actio
                 Files::WalLog => vec![data, "/wal/".to_string()],
                 Files::Layers => vec![data, "__".to_string()],
             };
-            disk.set_faults(DiskFaults { read_error_ppm: read_ppm, write_error_ppm: write_ppm, sync_error_ppm: sync_ppm, budget, only });
+            let (read_error_ppm, write_error_ppm, sync_error_ppm) = (read_ppm, write_ppm, sync_ppm);
+            disk.set_faults(DiskFaults { read_error_ppm, write_error_ppm, sync_error_ppm, budget, only, ..DiskFaults::default() });
+            Some((for_ms, Action::DiskCalm))
+        }
+        FaultKind::DiskHostile { for_ms, read_ppm, write_ppm, sync_ppm, budget, files } => {
+            scene.count("disk-hostile");
+            state.disk_errors += 1;
+            disk.set_faults(DiskFaults {
+                misdirected_read_ppm: read_ppm,
+                misdirected_write_ppm: write_ppm,
+                lying_sync_ppm: sync_ppm,
+                budget,
+                only: vec![format!("{}/", crate::node::DATA_DIR)],
+                one_of: with_checksums(files),
+                ..DiskFaults::default()
+            });
             Some((for_ms, Action::DiskCalm))
         }
         FaultKind::DiskFull { for_ms, left_bytes } => {
@@ -377,6 +399,18 @@ fn disk(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Actio
         }
         _ => None,
     }
+}
+
+/// What the paths of files contain whose every byte is under a checksum: segments of the WAL log, and layers, also while
+/// they are written. The node's own few small files have none, and nobody could notice.
+fn with_checksums(files: Files) -> Vec<String> {
+    let (log, layers) = (["/wal/0"].as_slice(), ["__", "/layer-"].as_slice());
+    let parts = match files {
+        Files::All => [log, layers].concat(),
+        Files::WalLog => log.to_vec(),
+        Files::Layers => layers.to_vec(),
+    };
+    parts.into_iter().map(str::to_string).collect()
 }
 
 impl Scene {

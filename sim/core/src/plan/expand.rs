@@ -86,7 +86,7 @@ pub fn faults(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Fau
     faults
 }
 
-fn families(f: &Faults) -> [(&'static str, u64); 19] {
+fn families(f: &Faults) -> [(&'static str, u64); 20] {
     [
         ("power_loss", f.power_loss.chance),
         ("process_crash", f.process_crash.chance),
@@ -107,6 +107,7 @@ fn families(f: &Faults) -> [(&'static str, u64); 19] {
         ("disk_full", f.disk_full.chance),
         ("disk_stall", f.disk_stall.chance),
         ("bit_rot", f.bit_rot.chance),
+        ("disk_hostile", f.disk_hostile.chance),
     ]
 }
 
@@ -149,6 +150,14 @@ fn one(f: &Faults, family: &str, away: bool, r: &mut DetRng) -> FaultKind {
             sync_ppm: draw_log(r, f.disk_errors.sync_ppm) as u32,
             budget: draw(r, f.disk_errors.budget) as u32,
             files: [Files::All, Files::WalLog, Files::Layers][below(r, 3) as usize],
+        },
+        "disk_hostile" => FaultKind::DiskHostile {
+            for_ms: draw(r, f.disk_hostile.for_ms),
+            read_ppm: draw_log(r, f.disk_hostile.read_ppm) as u32,
+            write_ppm: draw_log(r, f.disk_hostile.write_ppm) as u32,
+            sync_ppm: draw_log(r, f.disk_hostile.sync_ppm) as u32,
+            budget: draw(r, f.disk_hostile.budget) as u32,
+            files: [Files::WalLog, Files::Layers][below(r, 2) as usize],
         },
         "disk_full" => FaultKind::DiskFull { for_ms: draw(r, f.disk_full.for_ms), left_bytes: draw_log(r, f.disk_full.left_bytes) },
         "disk_stall" => FaultKind::DiskStall { for_ms: draw(r, f.disk_stall.for_ms) },
