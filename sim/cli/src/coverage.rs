@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What the harness counts when a fault of a family strikes.
-const STRIKES: [(&str, &str); 19] = [
+const STRIKES: [(&str, &str); 20] = [
     ("power_loss", "crash-power-loss"),
     ("process_crash", "crash-process"),
     ("wipe", "crash-wipe"),
@@ -27,6 +27,7 @@ const STRIKES: [(&str, &str); 19] = [
     ("refuse", "refusing"),
     ("reset", "connection-reset"),
     ("disk_errors", "disk-errors"),
+    ("disk_hostile", "disk-hostile"),
     ("disk_full", "disk-full"),
     ("disk_stall", "disk-stall"),
     ("bit_rot", "bit-rot"),

@@ -7,6 +7,7 @@ mod backend;
 mod check;
 mod coverage;
 mod diff;
+mod exhaustive;
 mod mutants;
 mod page;
 mod regress;
@@ -46,6 +47,8 @@ enum Command {
     Coverage(CoverageArgs),
     /// Builds the planted bugs and requires that each is found.
     Mutants(MutantArgs),
+    /// Crashes a short run at every operation on disk and object store in turn.
+    Exhaustive(ExhaustiveArgs),
     /// Shows where two traces part.
     Diff(DiffArgs),
     /// Measures simulated time against processor time.
@@ -142,6 +145,24 @@ pub struct CoverageArgs {
 }
 
 #[derive(Args)]
+pub struct ExhaustiveArgs {
+    /// Scenario name or path; it should be short and without faults.
+    #[arg(long, default_value = "exhaustive")]
+    scenario: String,
+    /// Only this world.
+    #[arg(long)]
+    world: Option<String>,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Switches a planted bug on.
+    #[arg(long)]
+    planted: Option<String>,
+    /// Processes at a time.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+}
+
+#[derive(Args)]
 pub struct DiffArgs {
     /// A trace that `cargo sim run --trace` wrote.
     first: PathBuf,
@@ -219,6 +240,7 @@ fn main() -> ExitCode {
         Some(Command::Regress(args)) => regress::run(&args),
         Some(Command::Coverage(args)) => coverage::run(&args),
         Some(Command::Mutants(args)) => mutants::run(&args),
+        Some(Command::Exhaustive(args)) => exhaustive::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Speed(args)) => speed::run(&args),
     })

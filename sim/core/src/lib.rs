@@ -16,6 +16,8 @@ pub mod contract;
 #[cfg(feature = "world")]
 pub mod disk;
 #[cfg(feature = "world")]
+pub mod fuse;
+#[cfg(feature = "world")]
 pub mod harness;
 #[cfg(feature = "world")]
 pub mod held;

@@ -175,6 +175,12 @@ pub enum FaultKind {
     StoreConflicts {
         for_ms: u64,
     },
+    /// The pageserver goes down right before its operation of this number on disk or store, counted from the start of the run.
+    CrashAt {
+        operation: u64,
+        kind: CrashKind,
+        down_ms: u64,
+    },
     /// Something happens to the bytes between the pageserver and a peer. A world that has no such thing says so in the trace.
     Link {
         peer: Peer,

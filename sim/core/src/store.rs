@@ -7,6 +7,7 @@
 //! service until they are completed or aborted, so one that its client forgot can be seen.
 
 use crate::event;
+use crate::fuse::Fuse;
 use crate::held::Ledger;
 use crate::trace::HostTrace;
 use async_trait::async_trait;
@@ -107,6 +108,7 @@ struct Client {
     rng: Mutex<DetRng>,
     trace: HostTrace,
     held: Ledger,
+    fuse: Fuse,
 }
 
 impl SimStore {
@@ -118,10 +120,10 @@ impl SimStore {
         *self.0.faults.lock() = faults;
     }
 
-    /// A connection whose unanswered requests are in `held`.
-    pub fn client(&self, source: &RngSource, trace: HostTrace, held: Ledger) -> Arc<dyn ObjectStore> {
+    /// A connection whose unanswered requests are in `held`, and whose requests are sent until `fuse` is through.
+    pub fn client(&self, source: &RngSource, trace: HostTrace, held: Ledger, fuse: Fuse) -> Arc<dyn ObjectStore> {
         let rng = Mutex::new(source.stream("object-store"));
-        Arc::new(Handle(Arc::new(Client { shared: self.0.clone(), rng, trace, held })))
+        Arc::new(Handle(Arc::new(Client { shared: self.0.clone(), rng, trace, held, fuse })))
     }
 
     /// Paths of uploads in parts that were neither completed nor aborted.
@@ -232,6 +234,9 @@ impl Client {
         path: &str,
         effect: impl FnOnce(&mut Objects, &dyn Clock) -> Result<T> + Send,
     ) -> Result<T> {
+        if self.fuse.burn() {
+            return std::future::pending().await;
+        }
         let _unanswered = self.held.hold(&format!("request {op} {path}"));
         let (latency, fate) = self.draw(conditional);
         self.shared.clock.sleep(latency / 2).await;
@@ -532,7 +537,7 @@ mod tests {
     fn store() -> (SimStore, Arc<dyn ObjectStore>) {
         let store = SimStore::new(Arc::new(StillClock));
         let trace = Trace::new(Arc::new(StillClock), 0..0).host("node", 0);
-        let client = store.client(&RngSource::new(1), trace, Ledger::default());
+        let client = store.client(&RngSource::new(1), trace, Ledger::default(), Fuse::default());
         (store, client)
     }
 

@@ -192,7 +192,7 @@ impl Cluster {
             tasks: tasks.clone(),
             net: Arc::new(net),
             disk: disk.mount(trace.clone(), held.clone()),
-            store: self.store.client(&rng, trace.clone(), held.clone()),
+            store: self.store.client(&rng, trace.clone(), held.clone(), disk.fuse()),
             redo: Arc::new(SimRedo::new(tasks, clock, &rng, (trace.clone(), held), self.redo_faults.clone())),
             process: Arc::new(NoPrograms),
             probe: probe.incarnation(trace, self.planted.clone()),

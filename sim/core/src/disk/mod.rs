@@ -12,6 +12,7 @@ mod names;
 pub use inode::{CrashEffect, SECTOR};
 
 use crate::event;
+use crate::fuse::Fuse;
 use crate::held::{Hold, Ledger};
 use crate::trace::{HostTrace, error_name};
 use inode::Inode;
@@ -62,6 +63,7 @@ struct State {
     faults: DiskFaults,
     /// How often the device was not honest, by what it did.
     dishonest: BTreeMap<&'static str, u64>,
+    fuse: Fuse,
     rng: DetRng,
     source: RngSource,
 }
@@ -111,6 +113,7 @@ impl SimDisk {
             removals: 0,
             faults: DiskFaults::default(),
             dishonest: BTreeMap::new(),
+            fuse: Fuse::default(),
             rng: source.stream("faults"),
             source,
         };
@@ -129,6 +132,18 @@ impl SimDisk {
 
     pub fn set_faults(&self, faults: DiskFaults) {
         self.0.lock().faults = faults;
+    }
+
+    /// Begins an episode of faults. Its draws are its own: an episode that is left out changes no other.
+    pub fn begin_faults(&self, episode: u32, faults: DiskFaults) {
+        let mut state = self.0.lock();
+        state.rng = state.source.stream(&format!("faults-{episode}"));
+        state.faults = faults;
+    }
+
+    /// Burns with every change, and stops them all once it is through.
+    pub fn fuse(&self) -> Fuse {
+        self.0.lock().fuse.clone()
     }
 
     /// Bytes in files.
@@ -271,7 +286,13 @@ fn normalise(path: &Path) -> io::Result<String> {
 impl Mount {
     fn state(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
         let state = self.disk.0.lock();
-        if state.incarnation == self.incarnation { Ok(state) } else { Err(dead()) }
+        if state.incarnation == self.incarnation && !state.fuse.blown() { Ok(state) } else { Err(dead()) }
+    }
+
+    /// As [`Mount::state`], for an operation that changes something.
+    fn changing(&self) -> io::Result<parking_lot::MutexGuard<'_, State>> {
+        let state = self.state()?;
+        if state.fuse.burn() { Err(dead()) } else { Ok(state) }
     }
 
     /// Traces the outcome of an operation.
@@ -287,7 +308,7 @@ impl Mount {
     }
 
     fn open_inner(&self, path: &str, mode: OpenMode) -> io::Result<Arc<Mutex<Inode>>> {
-        let mut state = self.state()?;
+        let mut state = if matches!(mode, OpenMode::CreateNew | OpenMode::CreateTruncate) { self.changing()? } else { self.state()? };
         state.names.require_dir(parent(path))?;
         match (state.names.get(path), mode) {
             (Some(Node::Dir), _) => Err(io::ErrorKind::IsADirectory.into()),
@@ -311,7 +332,7 @@ impl Mount {
     }
 
     fn rename_inner(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let node = state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         state.names.require_dir(parent(to))?;
         if from == to {
@@ -343,7 +364,7 @@ impl Mount {
     }
 
     fn unlink_inner(&self, path: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         match state.names.get(path) {
             None => Err(io::ErrorKind::NotFound.into()),
             Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
@@ -356,7 +377,7 @@ impl Mount {
     }
 
     fn create_dir_inner(&self, path: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         let ends = path.char_indices().skip(1).filter(|(_, c)| *c == '/').map(|(at, _)| at).chain([path.len()]);
         for end in ends.filter(|end| *end > 0) {
             let dir = &path[..end];
@@ -371,7 +392,7 @@ impl Mount {
     }
 
     fn remove_dir_inner(&self, path: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         match state.names.get(path) {
             None => return Ok(()),
             Some(Node::File(_)) => return Err(io::ErrorKind::NotADirectory.into()),
@@ -406,7 +427,7 @@ impl Mount {
     }
 
     fn sync_dir_inner(&self, path: &str) -> io::Result<()> {
-        let mut state = self.state()?;
+        let mut state = self.changing()?;
         state.names.require_dir(path)?;
         state.names.sync_dir(path);
         Ok(())
@@ -477,7 +498,7 @@ impl SimFile {
     }
 
     fn write_inner(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        let mut state = self.mount.state()?;
+        let mut state = self.mount.changing()?;
         self.check_writable()?;
         let ppm = state.faults.write_error_ppm;
         if state.fails(ppm, &self.path) {
@@ -501,7 +522,7 @@ impl SimFile {
     }
 
     fn sync_inner(&self) -> io::Result<()> {
-        let mut state = self.mount.state()?;
+        let mut state = self.mount.changing()?;
         let ppm = state.faults.sync_error_ppm;
         if state.fails(ppm, &self.path) {
             self.inode.lock().fail_sync();
@@ -541,7 +562,7 @@ impl FileOps for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let result = (|| {
-            let mut state = self.mount.state()?;
+            let mut state = self.mount.changing()?;
             self.check_writable()?;
             let mut inode = self.inode.lock();
             let old = inode.len();

@@ -12,7 +12,7 @@ use super::{CLIENT, PAGESERVER, PRIMARY, Scene};
 use crate::client::pages::{ReadAt, Request};
 use crate::disk::{CrashKind, DiskFaults};
 use crate::event;
-use crate::plan::{FaultKind, Files, LinkFault, Peer};
+use crate::plan::{Fault, FaultKind, Files, LinkFault, Peer};
 use crate::postgres::generator;
 use crate::store::StoreFaults;
 use crate::world::{DISK_CAPACITY, LinkState};
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// An entry of the agenda.
 enum Action {
-    Begin(FaultKind),
+    Begin(Fault),
     Start {
         kind: CrashKind,
         away_ms: u64,
@@ -87,7 +87,7 @@ pub async fn run(scene: &Scene, start: Mono) {
         sequence += 1;
     };
     for fault in &scene.plan.faults {
-        put(&mut agenda, fault.at_ms, Action::Begin(fault.kind.clone()));
+        put(&mut agenda, fault.at_ms, Action::Begin(fault.clone()));
     }
     let mut state = State::default();
     scene.progress.lock().store_calm_since = Some(start);
@@ -109,7 +109,7 @@ pub async fn run(scene: &Scene, start: Mono) {
 /// Does one thing; gives what has to follow, and after how long.
 fn perform(scene: &Scene, state: &mut State, action: Action) -> Option<(u64, Action)> {
     match action {
-        Action::Begin(kind) => return begin(scene, state, kind),
+        Action::Begin(fault) => return begin(scene, state, fault),
         Action::Start { kind, away_ms } => {
             if kind == CrashKind::Wipe && !scene.progress.lock().imported {
                 scene.restore_data_dir();
@@ -164,7 +164,7 @@ fn perform(scene: &Scene, state: &mut State, action: Action) -> Option<(u64, Act
     None
 }
 
-fn begin(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Action)> {
+fn begin(scene: &Scene, state: &mut State, Fault { id, kind, .. }: Fault) -> Option<(u64, Action)> {
     event!(scene.trace, "fault", "begin={kind:?} away={}", state.away);
     // One thing at a time: a node that is awaited without its primary may take longer under another fault.
     if state.away && !matches!(kind, FaultKind::Reset | FaultKind::ClockJump { .. }) {
@@ -202,7 +202,9 @@ fn begin(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Acti
         | FaultKind::DiskHostile { .. }
         | FaultKind::DiskFull { .. }
         | FaultKind::DiskStall { .. }
-        | FaultKind::BitRot { .. } => disk(scene, state, kind),
+        | FaultKind::BitRot { .. } => disk(scene, state, id, kind),
+        // It is not at a time: `fuse` waits for it.
+        FaultKind::CrashAt { .. } => None,
     }
 }
 
@@ -346,7 +348,7 @@ fn open(scene: &Scene, state: &mut State, link: Link) {
     }
 }
 
-fn disk(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Action)> {
+fn disk(scene: &Scene, state: &mut State, id: u32, kind: FaultKind) -> Option<(u64, Action)> {
     let disk = scene.cluster.disk(PAGESERVER);
     match kind {
         FaultKind::DiskErrors { for_ms, read_ppm, write_ppm, sync_ppm, budget, files } => {
@@ -359,21 +361,24 @@ fn disk(scene: &Scene, state: &mut State, kind: FaultKind) -> Option<(u64, Actio
                 Files::Layers => vec![data, "__".to_string()],
             };
             let (read_error_ppm, write_error_ppm, sync_error_ppm) = (read_ppm, write_ppm, sync_ppm);
-            disk.set_faults(DiskFaults { read_error_ppm, write_error_ppm, sync_error_ppm, budget, only, ..DiskFaults::default() });
+            disk.begin_faults(id, DiskFaults { read_error_ppm, write_error_ppm, sync_error_ppm, budget, only, ..DiskFaults::default() });
             Some((for_ms, Action::DiskCalm))
         }
         FaultKind::DiskHostile { for_ms, read_ppm, write_ppm, sync_ppm, budget, files } => {
             scene.count("disk-hostile");
             state.disk_errors += 1;
-            disk.set_faults(DiskFaults {
-                misdirected_read_ppm: read_ppm,
-                misdirected_write_ppm: write_ppm,
-                lying_sync_ppm: sync_ppm,
-                budget,
-                only: vec![format!("{}/", crate::node::DATA_DIR)],
-                one_of: with_checksums(files),
-                ..DiskFaults::default()
-            });
+            disk.begin_faults(
+                id,
+                DiskFaults {
+                    misdirected_read_ppm: read_ppm,
+                    misdirected_write_ppm: write_ppm,
+                    lying_sync_ppm: sync_ppm,
+                    budget,
+                    only: vec![format!("{}/", crate::node::DATA_DIR)],
+                    one_of: with_checksums(files),
+                    ..DiskFaults::default()
+                },
+            );
             Some((for_ms, Action::DiskCalm))
         }
         FaultKind::DiskFull { for_ms, left_bytes } => {

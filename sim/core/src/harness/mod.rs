@@ -7,6 +7,7 @@
 mod audit;
 mod branches;
 mod faults;
+mod fuse;
 mod operator;
 mod readers;
 mod storms;
@@ -110,6 +111,7 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     phases(&scene).await;
     let mut counts = scene.counts.lock().clone();
     counts.insert("wal-bytes".to_string(), scene.postgres.end().distance_from(scene.postgres.primary.lock().generator.model.base()));
+    counts.insert("operations".to_string(), scene.cluster.disk(PAGESERVER).fuse().operations());
     counts.insert("status-reports".to_string(), scene.postgres.durability.reports());
     for (mark, count) in scene.cluster.marks(PAGESERVER) {
         counts.insert(format!("mark:{mark}"), count);
@@ -162,6 +164,7 @@ async fn phases(scene: &Scene) {
     scene.cluster.start(PRIMARY, Box::pin(served));
     scene.cluster.start(CLIENT, Box::pin(operator::operate(scene.clone())));
     scene.restore_data_dir();
+    fuse::light(scene);
     scene.start_node();
     supervise(scene);
     let ready = || scene.progress.lock().following && scene.has_slot();
