@@ -29,6 +29,10 @@ sim-all N:
 twice N="20":
     cargo sim check --seeds 0..{{N}}
 
+# Takes the stories of the small runs as they are now; `git diff snapshots` is what to review.
+snap:
+    INSTA_UPDATE=always cargo test --package sim-sched --package sim-net stories::
+
 # The planted bugs must be found.
 mutants:
     cargo sim mutants

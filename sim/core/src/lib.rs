@@ -21,6 +21,7 @@ pub mod redo;
 pub mod report;
 pub mod scenario;
 pub mod store;
+pub mod story;
 pub mod tasks;
 pub mod trace;
 pub mod world;

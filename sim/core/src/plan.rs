@@ -4,6 +4,7 @@
 //! entry out of a plan leaves all others as they are.
 
 mod expand;
+mod small;
 
 use crate::disk::CrashKind;
 use crate::postgres::generator::{Weights, WorkloadKnobs};
