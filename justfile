@@ -33,6 +33,10 @@ twice N="20":
 snap:
     INSTA_UPDATE=always cargo test --package sim-sched --package sim-net stories::
 
+# Small plans of any bytes in the world `sched`; needs nightly and cargo-fuzz, which sets RUSTFLAGS and so has to be told the flags.
+fuzz SECONDS="60":
+    RUSTFLAGS="--cfg tokio_unstable --cfg madsim" cargo +nightly fuzz run plan -- -max_total_time={{SECONDS}} -max_len=700
+
 # The planted bugs must be found.
 mutants:
     cargo sim mutants

@@ -3,6 +3,7 @@
 //! Every operation and fault has a stable id and a time of its own, and draws come from independent streams: taking an
 //! entry out of a plan leaves all others as they are.
 
+mod bytes;
 mod expand;
 mod small;
 
@@ -98,7 +99,7 @@ pub enum OpKind {
     Branch { branch: u32, of: Option<u32>, parallel: u32, again: u32, pick: u64 },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadKind {
     /// A page right at one of its versions.
@@ -209,14 +210,14 @@ pub enum FaultKind {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
     Primary,
     Clients,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkFault {
     /// The bytes wait.
@@ -230,7 +231,7 @@ pub enum LinkFault {
 }
 
 /// Which files of the pageserver fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum Files {
     All,

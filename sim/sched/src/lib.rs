@@ -11,4 +11,6 @@ mod world;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod stories;
