@@ -11,6 +11,7 @@ pub mod clock;
 pub mod contract;
 pub mod disk;
 pub mod harness;
+pub mod log;
 pub mod net;
 pub mod node;
 pub mod oracle;

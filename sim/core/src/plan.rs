@@ -4,6 +4,7 @@
 //! entry out of a plan leaves all others as they are.
 
 mod bytes;
+mod calm;
 mod expand;
 mod small;
 

@@ -105,9 +105,14 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     let scene = scene(cluster, plan);
     event!(scene.trace, "state", "phase=setup knobs={}", serde_json::to_string(&scene.plan.knobs).unwrap_or_default());
     phases(&scene).await;
+    if let Some(objection) = scene.cluster.log.objection(scene.plan.is_calm()) {
+        scene.judge.violated("LG-1", objection);
+    }
     let mut counts = scene.counts.lock().clone();
     counts.insert("wal-bytes".to_string(), scene.postgres.end().distance_from(scene.postgres.primary.lock().generator.model.base()));
     counts.insert("status-reports".to_string(), scene.postgres.durability.reports());
+    let (errors, warnings) = scene.cluster.log.counts();
+    counts.extend([("log-errors".to_string(), errors), ("log-warnings".to_string(), warnings)]);
     for (mark, count) in scene.cluster.marks(PAGESERVER) {
         counts.insert(format!("mark:{mark}"), count);
     }
