@@ -37,6 +37,14 @@ regress:
 coverage *ARGS:
     cargo sim coverage {{ARGS}}
 
+# Takes the stories of the small runs as they are now; `git diff snapshots` is what to review.
+snap:
+    INSTA_UPDATE=always cargo test --package sim-sched --package sim-net stories::
+
+# Small plans of any bytes in the world `sched`; needs nightly and cargo-fuzz, which sets RUSTFLAGS and so has to be told the flags.
+fuzz SECONDS="60":
+    RUSTFLAGS="--cfg tokio_unstable --cfg madsim" cargo +nightly fuzz run plan -- -max_total_time={{SECONDS}} -max_len=700
+
 # The planted bugs must be found.
 mutants *ARGS:
     cargo sim mutants {{ARGS}}

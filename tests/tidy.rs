@@ -315,7 +315,13 @@ fn snapshots_are_at_home_and_accepted() {
     let names = paths.iter().map(|p| relative(p)).filter(|p| !p.starts_with("target"));
     let stray =
         |p: &String| p.ends_with(".snap") && !p.starts_with("snapshots/") || p.ends_with(".snap.new") || p.ends_with(".pending-snap");
-    report("snapshots live under snapshots/, reviewed:", &names.filter(stray).collect::<Vec<_>>());
+    report("snapshots live under snapshots/, reviewed:", &names.clone().filter(stray).collect::<Vec<_>>());
+    let scenario = |p: &String| {
+        let name = p.strip_prefix("snapshots/simulation/")?.split_once('/')?.1.strip_suffix(".snap")?;
+        Some(root().join("scenarios").join(format!("{name}.toml")))
+    };
+    let orphans = names.filter(|p| scenario(p).is_some_and(|scenario| !scenario.exists()));
+    report("stories of scenarios that are gone:", &orphans.collect::<Vec<_>>());
 }
 
 /// What a heading is called in a link.

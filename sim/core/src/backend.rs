@@ -143,6 +143,7 @@ pub fn simulate(
             *keep.lock() = Some(trace.clone());
             let source = RngSource::new(u128::from(seed)).child(&plan.scenario).child("run");
             let cluster = Cluster::new(world.clone(), trace, source, planted);
+            let _listening = cluster.log.listen();
             let ran = harness::run(cluster, plan).await;
             (ran, world.clock().mono().0 / 1_000_000)
         })

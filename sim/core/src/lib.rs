@@ -22,6 +22,8 @@ pub mod harness;
 #[cfg(feature = "world")]
 pub mod held;
 #[cfg(feature = "world")]
+pub mod log;
+#[cfg(feature = "world")]
 pub mod net;
 #[cfg(feature = "world")]
 pub mod node;
@@ -39,6 +41,8 @@ pub mod report;
 pub mod scenario;
 #[cfg(feature = "world")]
 pub mod store;
+#[cfg(feature = "world")]
+pub mod story;
 #[cfg(feature = "world")]
 pub mod tasks;
 #[cfg(feature = "world")]

@@ -3,7 +3,10 @@
 //! Every operation and fault has a stable id and a time of its own, and draws come from independent streams: taking an
 //! entry out of a plan leaves all others as they are.
 
+mod bytes;
+mod calm;
 mod expand;
+mod small;
 
 use crate::disk::CrashKind;
 use crate::postgres::generator::{Weights, WorkloadKnobs};
@@ -100,7 +103,7 @@ pub enum OpKind {
     Branch { branch: u32, of: Option<u32>, parallel: u32, again: u32, pick: u64 },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadKind {
     /// A page right at one of its versions.
@@ -226,14 +229,14 @@ pub enum FaultKind {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum Peer {
     Primary,
     Clients,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkFault {
     /// The bytes wait.
@@ -247,7 +250,7 @@ pub enum LinkFault {
 }
 
 /// Which files of the pageserver fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
 pub enum Files {
     All,

@@ -283,6 +283,19 @@ impl Scenario {
         scenario.name = path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
         Ok(scenario)
     }
+
+    /// Every scenario of a folder, in the order of their names.
+    #[expect(clippy::disallowed_methods, reason = "scenarios are read before anything is simulated")]
+    pub fn folder(path: &Path) -> Result<Vec<Scenario>, ScenarioError> {
+        let failed = |path: &Path, error| ScenarioError::Read { path: path.to_path_buf(), error };
+        let entries = std::fs::read_dir(path).map_err(|error| failed(path, error))?;
+        let paths: Result<Vec<PathBuf>, _> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+        let mut paths = paths.map_err(|error| failed(path, error))?;
+        paths.retain(|path| path.extension().is_some_and(|ending| ending == "toml"));
+        paths.sort();
+        let read = |path: &PathBuf| Scenario::parse(path, &std::fs::read_to_string(path).map_err(|error| failed(path, error))?);
+        paths.iter().map(read).collect()
+    }
 }
 
 /// One line; the parser's own text spreads over several.

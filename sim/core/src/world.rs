@@ -4,6 +4,7 @@ use crate::clock::{HostClock, WallOffset};
 use crate::disk::{CrashKind, SimDisk};
 use crate::event;
 use crate::held::Ledger;
+use crate::log::Log;
 use crate::net::{Connections, TracedNet};
 use crate::probe::{Planted, SimProbe};
 use crate::redo::{RedoFaults, SimRedo};
@@ -77,6 +78,7 @@ pub struct Cluster {
     pub source: RngSource,
     pub planted: Planted,
     pub redo_faults: RedoFaults,
+    pub log: Log,
     hosts: Arc<Mutex<BTreeMap<String, Host>>>,
 }
 
@@ -98,6 +100,7 @@ impl Cluster {
     /// `source` is derived from the seed; `planted` names the bug that is switched on, if any.
     pub fn new(world: Arc<dyn World>, trace: Trace, source: RngSource, planted: Planted) -> Cluster {
         let store = SimStore::new(world.clock());
+        let log = Log::new(&trace);
         Cluster {
             world,
             trace,
@@ -106,6 +109,7 @@ impl Cluster {
             source,
             planted,
             redo_faults: RedoFaults::default(),
+            log,
             hosts: Arc::default(),
         }
     }

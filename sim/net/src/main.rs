@@ -14,6 +14,8 @@ mod world;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod stories;
 
 fn main() -> std::process::ExitCode {
     sim_core::backend::main(run::run)

@@ -1,16 +1,5 @@
-//! The `sched` world: madsim picks the next task at random, so this world finds bugs of interleaving.
-
-#[cfg(not(all(madsim, tokio_unstable)))]
-compile_error!("build from inside the workspace: .cargo/config.toml carries the flags `--cfg madsim --cfg tokio_unstable`");
-
-mod net;
-mod run;
-mod runtime;
-mod world;
-
-#[cfg(test)]
-mod contract;
+//! The program of the `sched` world, which `cargo sim` builds and calls.
 
 fn main() -> std::process::ExitCode {
-    sim_core::backend::main(run::run)
+    sim_core::backend::main(sim_sched::run::run)
 }

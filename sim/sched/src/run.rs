@@ -5,12 +5,26 @@ use crate::world::MadWorld;
 use sim_core::backend::{self, Done};
 use sim_core::plan::Plan;
 use sim_core::probe::Planted;
+use sim_core::report::Report;
 use std::ops::Range;
 
 /// Runs a plan.
 pub fn run(plan: Plan, window: Range<u64>, planted: Planted) -> Done {
     let seed = plan.seed;
     backend::simulate("sched", plan, window, planted, |body| isolated(seed, move || body(MadWorld::new())))
+}
+
+/// Runs the plan that the bytes stand for.
+///
+/// Panics: with the plan, if an oracle objects. `cargo sim run --world sched --scenario smoke --plan FILE` runs it again.
+pub fn must_pass(bytes: &[u8]) -> Report {
+    let plan = Plan::from_bytes(bytes);
+    let report = run(plan.clone(), 0..0, None).report;
+    if let Some(violation) = &report.violation {
+        let last = report.recent.join("\n");
+        panic!("{}\n{last}\nviolated {}: {}", plan.print(), violation.oracle, violation.detail);
+    }
+    report
 }
 
 #[cfg(test)]

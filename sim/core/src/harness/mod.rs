@@ -40,7 +40,7 @@ pub const CLIENT: &str = "client";
 const SEGMENT_SIZE: u64 = 16 << 20;
 /// What nobody can promise on a disk that is not honest: that what was synced stays, that everything comes back. Answers are
 /// right all the same, or errors.
-const WAIVED: [&str; 6] = ["DU-1", "DU-2", "DU-4", "OP-1", "LV-1", "AU-1"];
+const WAIVED: [&str; 7] = ["DU-1", "DU-2", "DU-4", "OP-1", "LV-1", "AU-1", "LG-1"];
 /// Bound for the setup, which has no faults.
 const SETUP_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
@@ -109,10 +109,15 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     let scene = scene(cluster, plan);
     event!(scene.trace, "state", "phase=setup knobs={}", serde_json::to_string(&scene.plan.knobs).unwrap_or_default());
     phases(&scene).await;
+    if let Some(objection) = scene.cluster.log.objection(scene.plan.is_calm()) {
+        scene.judge.violated("LG-1", objection);
+    }
     let mut counts = scene.counts.lock().clone();
     counts.insert("wal-bytes".to_string(), scene.postgres.end().distance_from(scene.postgres.primary.lock().generator.model.base()));
     counts.insert("operations".to_string(), scene.cluster.disk(PAGESERVER).fuse().operations());
     counts.insert("status-reports".to_string(), scene.postgres.durability.reports());
+    let (errors, warnings) = scene.cluster.log.counts();
+    counts.extend([("log-errors".to_string(), errors), ("log-warnings".to_string(), warnings)]);
     for (mark, count) in scene.cluster.marks(PAGESERVER) {
         counts.insert(format!("mark:{mark}"), count);
     }

@@ -23,21 +23,27 @@ pub fn start(scene: &Scene, start: Mono) {
                 inner.count("storm");
                 for number in 0..clients {
                     let (scene, id) = (inner.clone(), op.id);
-                    inner.client.tasks.spawn(&format!("storm-{id}-{number}"), async move { visit(&scene, pick, u64::from(number)).await });
+                    inner.client.tasks.spawn(&format!("storm-{id}-{number}"), async move {
+                        let outcome = visit(&scene, pick, u64::from(number)).await;
+                        event!(scene.client_trace(), "reply", "id={id} visit={number} outcome={outcome}");
+                    });
                 }
             }
         }
     });
 }
 
-async fn visit(scene: &Scene, pick: u64, number: u64) {
+/// Gives the outcome's name.
+async fn visit(scene: &Scene, pick: u64, number: u64) -> &'static str {
     let mut rng = scene.cluster.source.stream(&format!("visit-{pick}-{number}"));
     if below(&mut rng, 5) == 0 {
         let connected = scene.client.net.connect(&node::pages_address(PAGESERVER)).await;
         scene.client.clock.sleep(Duration::from_millis(below(&mut rng, SILENCE_MS))).await;
-        return drop(connected);
+        drop(connected);
+        return "silent";
     }
-    let Some(question) = choose(scene, ReadKind::PageAtVersion, rng.next_u64()) else { return };
+    let Some(question) = choose(scene, ReadKind::PageAtVersion, rng.next_u64()) else { return "nothing-to-ask" };
     let outcome = readers::ask(scene, &mut None, question).await;
     scene.count(&format!("storm-{outcome}"));
+    outcome
 }
