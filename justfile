@@ -33,6 +33,10 @@ shrink *ARGS:
 regress:
     cargo sim regress
 
+# A short run, crashed at each of its operations in turn.
+exhaustive:
+    cargo sim exhaustive
+
 # What 500 seeds reach, and what they do not.
 coverage *ARGS:
     cargo sim coverage {{ARGS}}

@@ -35,7 +35,8 @@ impl Registry {
         let _claim = self.claim_tenant(id).ok_or(CreateError::TenantExists(id))?;
         let manifest = serde_json::json!({ "version": 1, "tenant_id": id });
         let path = path::manifest(id, self.shared.generation());
-        self.shared.remote.put(&path, manifest.to_string().into()).await?;
+        let put = self.shared.remote.put(&path, manifest.to_string().into());
+        self.stopping.run_until_cancelled(put).await.ok_or(CreateError::Stopping)??;
         self.insert(Tenant::new(id));
         Ok(())
     }
@@ -43,6 +44,7 @@ impl Registry {
     /// Creates a timeline, or finds that it exists with the same parameters. Returns once it is in remote storage.
     pub async fn create_timeline(&self, tenant: TenantId, spec: &CreateSpec) -> Result<Arc<TimelineHandle>, CreateError> {
         let tenant = self.tenant(tenant)?;
+        let _at_work = self.stopping.run_until_cancelled(self.creations.read()).await.ok_or(CreateError::Stopping)?;
         let claim = match tenant.claim(spec.timeline) {
             Claim::Taken(claim) => claim,
             Claim::Creating => return Err(CreateError::AlreadyCreating(spec.timeline)),
@@ -52,22 +54,29 @@ impl Registry {
             Claim::Exists(handle) => return same_parameters(handle, spec),
             Claim::Broken(error) => return Err(error.into()),
         };
-        let timeline = match &spec.origin {
-            Origin::Branch { ancestor, lsn, .. } => self.branch(&tenant, spec.timeline, *ancestor, *lsn).await?,
-            Origin::Directory(directory) => {
-                let options = ImportOptions { directory: directory.clone(), system_identifier: None };
-                self.import(&tenant, spec.timeline, options).await?
-            }
-            Origin::Template(version) => {
-                let directory = self.template(*version).await?;
-                let options = ImportOptions { directory, system_identifier: Some(spec.timeline.system_identifier()) };
-                self.import(&tenant, spec.timeline, options).await?
-            }
-        };
+        let make = self.make_timeline(&tenant, spec);
+        let timeline = self.stopping.run_until_cancelled(make).await.ok_or(CreateError::Stopping)??;
+        // From here on there are tasks, which a stop has to find: this is not cut off.
         let handle = self.start_timeline(timeline).await?;
         claim.finish(handle.clone());
         self.shared.env.probe.event("timeline-created", &|| format!("tenant={} timeline={}", tenant.id, spec.timeline));
         Ok(handle)
+    }
+
+    /// Makes it exist, without tasks. Cut off, it leaves what a repeated request or the next start finds.
+    async fn make_timeline(&self, tenant: &Tenant, spec: &CreateSpec) -> Result<Arc<Timeline>, CreateError> {
+        match &spec.origin {
+            Origin::Branch { ancestor, lsn, .. } => self.branch(tenant, spec.timeline, *ancestor, *lsn).await,
+            Origin::Directory(directory) => {
+                let options = ImportOptions { directory: directory.clone(), system_identifier: None };
+                self.import(tenant, spec.timeline, options).await
+            }
+            Origin::Template(version) => {
+                let directory = self.template(*version).await?;
+                let options = ImportOptions { directory, system_identifier: Some(spec.timeline.system_identifier()) };
+                self.import(tenant, spec.timeline, options).await
+            }
+        }
     }
 
     async fn branch(&self, tenant: &Tenant, id: TimelineId, ancestor: TimelineId, lsn: Option<Lsn>) -> Result<Arc<Timeline>, CreateError> {

@@ -47,6 +47,8 @@ pub enum CreateError {
     TimelineExists(TimelineId),
     #[error("timeline {0} is being created by another request; try again")]
     AlreadyCreating(TimelineId),
+    #[error("the node is stopping; try again when it serves")]
+    Stopping,
     #[error("ancestor timeline {0} was not found")]
     AncestorMissing(TimelineId),
     #[error("invalid branch start lsn: {lsn} is less than the latest GC cutoff {cutoff} of timeline {ancestor}")]
@@ -78,7 +80,7 @@ impl CreateError {
             CreateError::BelowCutoff { .. } | CreateError::BelowAncestor { .. } => Kind::NotAcceptable,
             CreateError::Import(ImportError::Io { .. } | ImportError::Target { .. }) => Kind::Internal,
             CreateError::Import(_) => Kind::BadRequest,
-            CreateError::Wait(_) | CreateError::Remote(_) => Kind::Unavailable,
+            CreateError::Wait(_) | CreateError::Remote(_) | CreateError::Stopping => Kind::Unavailable,
             CreateError::Template(_) | CreateError::Disk(_) | CreateError::Log(_) => Kind::Internal,
         }
     }

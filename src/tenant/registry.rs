@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// How long a stop waits for the flush and the uploads of one timeline.
 const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
@@ -139,11 +140,22 @@ pub struct Registry {
     creating_tenants: Mutex<BTreeSet<TenantId>>,
     /// One initdb at a time per node: it is heavy, and its result is cached.
     pub(super) template: tokio::sync::Mutex<()>,
+    /// The node stops: nothing is created any more.
+    pub(super) stopping: CancellationToken,
+    /// Shared by creations at work; a stop takes it alone, and so waits for them.
+    pub(super) creations: tokio::sync::RwLock<()>,
 }
 
 impl Registry {
     pub fn new(shared: Arc<Shared>) -> Arc<Registry> {
-        Arc::new(Registry { shared, tenants: Mutex::default(), creating_tenants: Mutex::default(), template: tokio::sync::Mutex::new(()) })
+        Arc::new(Registry {
+            shared,
+            tenants: Mutex::default(),
+            creating_tenants: Mutex::default(),
+            template: tokio::sync::Mutex::default(),
+            stopping: CancellationToken::new(),
+            creations: tokio::sync::RwLock::default(),
+        })
     }
 
     pub fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, LookupError> {
@@ -172,8 +184,11 @@ impl Registry {
         self.tenants.lock().insert(tenant.id, tenant);
     }
 
-    /// Flushes what is in memory if `flush`, waits for uploads, then ends every task.
+    /// Ends creations, flushes what is in memory if `flush`, waits for uploads, then ends every task.
     pub async fn shutdown(&self, flush: bool) {
+        self.stopping.cancel();
+        // What a creation has started is in the lists below from here on.
+        let _no_creation = self.creations.write().await;
         for tenant in self.tenants() {
             for handle in tenant.timelines() {
                 handle.wal.shutdown().await;

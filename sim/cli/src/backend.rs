@@ -146,8 +146,8 @@ impl Backend {
         Ok((report.ok_or_else(|| Failure::Harness(format!("{} gave no report: {errors}", self.program.display())))?, errors))
     }
 
-    /// Runs the seeds in `jobs` processes at a time, a few seeds each, and hands every report over as it comes. `each` gives
-    /// false to stop.
+    /// Runs the seeds in `jobs` processes at a time, a few seeds each, and hands every report over as it comes. When `each` gives
+    /// false no further process is started; those at work are heard to their end, for they may run earlier seeds.
     ///
     /// Errors: what `each` says, or a process that ended otherwise than with a report for each of its seeds.
     pub fn sweep(&self, ask: &Ask, jobs: usize, mut each: impl FnMut(Report) -> Result<bool, Failure>) -> Result<(), Failure> {
@@ -159,7 +159,7 @@ impl Backend {
                 let (send, next, stop) = (send.clone(), &next, &stop);
                 scope.spawn(move || {
                     while let Some(seeds) = take_batch(next, ask).filter(|_| !stop.load(Ordering::Relaxed)) {
-                        if let Err(text) = self.batch(&Ask { seeds, ..ask.clone() }, &send, stop) {
+                        if let Err(text) = self.batch(&Ask { seeds, ..ask.clone() }, &send) {
                             // Nobody listens when the sweep has ended already.
                             let _ = send.send(Line::Broken(text));
                             return;
@@ -175,11 +175,13 @@ impl Backend {
                     Line::Broken(text) => Err(Failure::Harness(text)),
                 };
                 match wanted {
-                    Ok(true) => continue,
-                    Ok(false) => {}
-                    Err(error) => outcome = Err(error),
+                    Ok(true) => {}
+                    Ok(false) => stop.store(true, Ordering::Relaxed),
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
                 }
-                break;
             }
             stop.store(true, Ordering::Relaxed);
             outcome
@@ -187,7 +189,7 @@ impl Backend {
     }
 
     /// One process.
-    fn batch(&self, ask: &Ask, send: &mpsc::Sender<Line>, stop: &AtomicBool) -> Result<(), String> {
+    fn batch(&self, ask: &Ask, send: &mpsc::Sender<Line>) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("run {}: {error}", self.program.display());
         let mut child = self.command(ask).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -202,7 +204,7 @@ impl Backend {
             let line = line.map_err(failed)?;
             let report = serde_json::from_str(&line).map_err(|error| format!("a backend printed what is no report ({error}): {line}"))?;
             reports += 1;
-            if send.send(Line::Report(report)).is_err() || stop.load(Ordering::Relaxed) {
+            if send.send(Line::Report(report)).is_err() {
                 // The sweep has ended.
                 let _ = child.kill();
                 let _ = child.wait();

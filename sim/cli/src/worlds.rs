@@ -84,8 +84,13 @@ pub fn of_plan(plan: &Path) -> Result<Loaded, Failure> {
         serde_json::from_str(&text).map_err(|error| Failure::Harness(format!("plan {}: {error}", plan.display())))?;
     let name = value["scenario"].as_str();
     let name = name.ok_or_else(|| Failure::Harness(format!("plan {}: it names no \"scenario\"", plan.display())))?;
-    load(root().join("scenarios").join(format!("{name}.toml")))
+    // A plan that was made from bytes belongs to no scenario, and needs none: it says everything itself.
+    let file = if name == FROM_BYTES { "smoke" } else { name };
+    load(root().join("scenarios").join(format!("{file}.toml")))
 }
+
+/// What plans that were made from bytes call their scenario.
+const FROM_BYTES: &str = "arbitrary";
 
 /// Where pages and scratch files go: beside what is built.
 pub fn output_folder() -> PathBuf {

@@ -17,8 +17,9 @@ struct State {
 }
 
 impl Fuse {
-    /// The host goes down right before its operation number `at`, counted from 1 over the whole run.
+    /// The host goes down right before its operation number `at`, counted from 1 from now on; 0: it does not.
     pub fn set(&self, at: u64) {
+        self.0.operations.store(0, Ordering::Relaxed);
         self.0.at.store(at, Ordering::Relaxed);
     }
 

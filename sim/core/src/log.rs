@@ -5,6 +5,7 @@
 //!
 //! Only texts that stand in the source enter the trace: the level, the module and the message without its fields.
 
+use crate::disk::DEAD;
 use crate::event;
 use crate::trace::{HostTrace, Trace};
 use parking_lot::Mutex;
@@ -92,6 +93,9 @@ impl Subscriber for Listener {
         let (level, target) = (event.metadata().level(), event.metadata().target());
         let mut words = Words::default();
         event.record(&mut words);
+        if words.message.contains(DEAD) || words.fields.contains(DEAD) {
+            return;
+        }
         event!(self.0.trace, "log", "level={level} target={target} message=\"{}\"", words.message);
         let line = format!("{target}: {}{}", words.message, words.fields);
         let mut heard = self.0.heard.lock();
@@ -159,6 +163,8 @@ mod tests {
             tracing::info!(target: "palimpsest::wal", "all is well");
             tracing::error!(target: "hyper::server", "somebody else's");
         });
+        assert_eq!(log.objection(true), None);
+        let (log, _) = heard(|| tracing::error!(target: "palimpsest::wal", error = DEAD, "the last words of the dead"));
         assert_eq!(log.objection(true), None);
     }
 

@@ -260,9 +260,12 @@ impl State {
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
+/// What a process is told that was killed: nobody hears what it says about that.
+pub const DEAD: &str = "the process that opened this is dead";
+
 /// The process that owns the handle was killed.
 fn dead() -> io::Error {
-    io::Error::other("the process that opened this is dead")
+    io::Error::other(DEAD)
 }
 
 /// Absolute path with `.` and `..` resolved, no trailing slash; the root is the empty string.

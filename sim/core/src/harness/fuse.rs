@@ -13,9 +13,9 @@ pub fn light(scene: &Scene) {
         FaultKind::CrashAt { operation, kind, down_ms } => Some((operation, kind, down_ms)),
         _ => None,
     });
-    let Some((operation, kind, down_ms)) = crash else { return };
     let fuse = scene.cluster.disk(PAGESERVER).fuse();
-    fuse.set(fuse.operations() + operation);
+    fuse.set(crash.map_or(0, |(operation, ..)| operation));
+    let Some((_, kind, down_ms)) = crash else { return };
     let inner = scene.clone();
     scene.client.tasks.spawn("fuse", async move {
         while !fuse.blown() {
