@@ -56,7 +56,7 @@ fn compare(pair: &Pair<'_>, ask: &Ask, jobs: usize) -> Result<u64, Failure> {
         }
         if report.violation.is_some() {
             failed += 1;
-            print_failure(&report, ask.plan.as_deref());
+            print_failure(&report, ask);
         }
         Ok(true)
     })?;

@@ -30,7 +30,7 @@ pub fn run(args: &ExhaustiveArgs) -> Result<(), Failure> {
             let plan = backend.output(&Ask { print_plan: true, ..ask.clone() })?.0;
             let calm = calm(backend, &ask, &plan)?;
             if calm.violation.is_some() {
-                print_failure(&calm, None);
+                print_failure(&calm, &ask);
                 return Err(Failure::Violated);
             }
             let operations = calm.counts.get("operations").copied().unwrap_or(0);
@@ -93,7 +93,7 @@ fn crash_at_each(backend: &Backend, ask: &Ask, plan: &str, operations: u64, jobs
                 continue;
             }
             failed += 1;
-            print_failure(&report, Some(&path));
+            print_failure(&report, &Ask { plan: Some(path.clone()), ..ask.clone() });
             if !struck {
                 println!("the crash of {} never came: runs of this seed differ before it", path.display());
             }

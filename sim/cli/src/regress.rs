@@ -128,7 +128,7 @@ fn one(entry: &Entry, backends: &Backends, planted: Option<&str>) -> Result<bool
     match (planted, &report.violation) {
         (None, None) => Ok(true),
         (None, Some(_)) => {
-            print_failure(&report, Some(&path));
+            print_failure(&report, &ask);
             Ok(false)
         }
         (Some(_), Some(violation)) if violation.oracle == entry.oracle => Ok(true),

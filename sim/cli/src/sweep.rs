@@ -53,13 +53,17 @@ fn trace(backend: &Backend, ask: Ask, path: &Path) -> Result<(), Failure> {
     let first = ask.seeds.start;
     let ask = Ask { seeds: first..first + 1, ..ask };
     let (report, text) = backend.one(&Ask { trace: Some(0..u64::MAX), ..ask.clone() })?;
-    let text = if path.extension().is_some_and(|x| x == "html") { page::render(&report, &plan_of(backend, &ask)?, &text) } else { text };
+    let text = if path.extension().is_some_and(|x| x == "html") {
+        page::render(&report, &plan_of(backend, &ask)?, &text, &command("run", &report, &ask))
+    } else {
+        text
+    };
     std::fs::write(path, text).map_err(|error| Failure::Harness(format!("write {}: {error}", path.display())))?;
     println!("seed {first}: {} events, digest {}, written to {}", report.events, report.digest, path.display());
     match report.violation {
         None => Ok(()),
         Some(_) => {
-            print_failure(&report, ask.plan.as_deref());
+            print_failure(&report, &ask);
             Err(Failure::Violated)
         }
     }
@@ -75,7 +79,7 @@ fn write_page(backend: &Backend, ask: &Ask, report: &Report) -> Result<PathBuf, 
     let (_, text) = backend.one(&Ask { trace: Some(0..u64::MAX), ..ask.clone() })?;
     let folder = worlds::output_folder();
     let path = folder.join(format!("{}-{}-{}.html", report.scenario, report.world, report.seed));
-    let html = page::render(report, &plan_of(backend, &ask)?, &text);
+    let html = page::render(report, &plan_of(backend, &ask)?, &text, &command("run", report, &ask));
     let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&path, html));
     written.map_err(|error| Failure::Harness(format!("write {}: {error}", path.display())))?;
     Ok(path)
@@ -121,7 +125,7 @@ fn sweep(loaded: &Loaded, backend: &Backend, ask: Ask, args: &RunArgs) -> Result
         }
         if report.violation.is_some() {
             let page = if totals.failed <= PAGES_MAX { Some(write_page(backend, &ask, &report)?) } else { None };
-            print_failure_with(&report, args.plan.as_deref(), page.as_deref());
+            print_failure_with(&report, &ask, page.as_deref());
         }
         Ok(report.violation.is_none() || !args.until_fail)
     })?;
@@ -170,11 +174,11 @@ fn print_line(loaded: &Loaded, world: &str, totals: &Totals, start: Instant, arg
 }
 
 /// Scenario, world, seed, the violated invariant, the last events and the command that repeats it, which comes last.
-pub fn print_failure(report: &Report, plan: Option<&Path>) {
-    print_failure_with(report, plan, None);
+pub fn print_failure(report: &Report, ask: &Ask) {
+    print_failure_with(report, ask, None);
 }
 
-fn print_failure_with(report: &Report, plan: Option<&Path>, page: Option<&Path>) {
+fn print_failure_with(report: &Report, ask: &Ask, page: Option<&Path>) {
     let Some(violation) = &report.violation else { return };
     println!("FAILED scenario {} world {} seed {}", report.scenario, report.world, report.seed);
     println!("last {} of {} events:", report.recent.len(), report.events);
@@ -185,11 +189,34 @@ fn print_failure_with(report: &Report, plan: Option<&Path>, page: Option<&Path>)
     if let Some(page) = page {
         println!("as a chart: {}", page.display());
     }
-    println!("make it small: cargo sim shrink --world {} --scenario {} --seed {}", report.world, report.scenario, report.seed);
-    println!("repeat with: {}", repeat(report, plan));
+    if ask.plan.is_none() {
+        println!("make it small: {}", command("shrink", report, ask));
+    }
+    println!("repeat with: {}", command("run", report, ask));
 }
 
-fn repeat(report: &Report, plan: Option<&Path>) -> String {
-    let what = plan.map_or(format!("--seed {}", report.seed), |path| format!("--plan {}", path.display()));
-    format!("cargo sim run --world {} --scenario {} {what}", report.world, report.scenario)
+/// A command for the run of this report.
+fn command(what: &str, report: &Report, ask: &Ask) -> String {
+    let run = match &ask.plan {
+        Some(path) => format!("--plan {}", path.display()),
+        None => format!("--scenario {} --seed {}", report.scenario, report.seed),
+    };
+    let planted = ask.planted.as_ref().map(|bug| format!(" --planted {bug}")).unwrap_or_default();
+    format!("cargo sim {what} --world {} {run}{planted}", report.world)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_repeated_as_it_was_run() {
+        let report: Report = serde_json::from_value(serde_json::json!({
+            "scenario": "smoke", "world": "net", "seed": 7, "digest": "d", "events": 1, "simulated_ms": 1, "violation": null, "counts": {}
+        }))
+        .expect("is a report");
+        assert_eq!(command("run", &report, &Ask::default()), "cargo sim run --world net --scenario smoke --seed 7");
+        let ask = Ask { plan: Some("a.plan".into()), planted: Some("late".to_string()), ..Ask::default() };
+        assert_eq!(command("run", &report, &ask), "cargo sim run --world net --plan a.plan --planted late");
+    }
 }

@@ -22,8 +22,8 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The page of a run, from its report, its plan and its whole trace.
-pub fn render(report: &Report, plan: &str, trace: &str) -> String {
+/// The page of a run, from its report, its plan, its whole trace and the command that repeats it.
+pub fn render(report: &Report, plan: &str, trace: &str, repeat: &str) -> String {
     let rows = chart::rows(trace);
     let mut out = String::new();
     let title = format!("{} in {}, seed {}", report.scenario, report.world, report.seed);
@@ -32,7 +32,7 @@ pub fn render(report: &Report, plan: &str, trace: &str) -> String {
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title>\n<style>{STYLE}</style></head><body>\n",
         escape(&title)
     );
-    head(&mut out, report, &title, plan);
+    head(&mut out, report, &title, (plan, repeat));
     filters(&mut out, &rows);
     let _ = write!(out, "<div class=\"row lanes\"><span class=\"time\">ms</span><svg width=\"{0}\" height=\"26\">", LANE * LANES.len());
     for (lane, (_, name)) in LANES.iter().enumerate() {
@@ -44,7 +44,7 @@ pub fn render(report: &Report, plan: &str, trace: &str) -> String {
     out
 }
 
-fn head(out: &mut String, report: &Report, title: &str, plan: &str) {
+fn head(out: &mut String, report: &Report, title: &str, (plan, repeat): (&str, &str)) {
     let _ = write!(out, "<header><h1>{}</h1>", escape(title));
     match &report.violation {
         Some(violation) => {
@@ -54,8 +54,11 @@ fn head(out: &mut String, report: &Report, title: &str, plan: &str) {
     }
     let _ = write!(
         out,
-        "<p>{} events, {} ms of simulated time, digest {}. Repeat with <code>cargo sim run --world {} --scenario {} --seed {}</code></p>",
-        report.events, report.simulated_ms, report.digest, report.world, report.scenario, report.seed
+        "<p>{} events, {} ms of simulated time, digest {}. Repeat with <code>{}</code></p>",
+        report.events,
+        report.simulated_ms,
+        report.digest,
+        escape(repeat)
     );
     let plan: serde_json::Value = serde_json::from_str(plan).unwrap_or_default();
     let faults = plan["faults"].as_array().map_or(&[][..], Vec::as_slice);
@@ -167,8 +170,10 @@ mod tests {
             &report,
             r#"{"faults":[{"id":0,"at_ms":1,"kind":"reset"},{"id":1,"at_ms":2,"kind":{"crash":{"down_ms":3,"kind":"wipe"}}}],"knobs":{"run_ms":5}}"#,
             trace,
+            "cargo sim run --seed 3",
         );
         assert!(page.contains("page &lt;5&gt; is &quot;old&quot;") && page.contains("<b>1 ms</b> reset<"), "{page}");
+        assert!(page.contains("<code>cargo sim run --seed 3</code>"));
         assert!(page.contains("crash down_ms=3 kind=wipe"), "{page}");
         assert_eq!(page.matches("class=\"tip\"").count(), 2);
         assert_eq!(page.matches("class=\"band\"").count(), 1);

@@ -29,6 +29,10 @@ pub async fn caught_up(scene: &Scene) -> bool {
     if scene.wait_until(limit, there).await {
         return true;
     }
+    if scene.judge.verdict().is_some() {
+        // It was not waited for to the end.
+        return false;
+    }
     let progress = scene.progress.lock().clone();
     let text = format!(
         "{limit:?} after the last fault: WAL ends at {end}, last_record_lsn is {}, remote_consistent_lsn {}, the receiver says: {}",
