@@ -120,7 +120,7 @@ impl LayerWriter {
 
     fn close_block(&mut self) -> io::Result<()> {
         let offset = self.size();
-        let len = self.encoder.encode(BlockKind::Data, &self.block, &mut self.out);
+        let len = self.encoder.encode(BlockKind::Data, offset, &self.block, &mut self.out);
         self.block.clear();
         for run in &mut self.open_runs {
             (run.block_offset, run.block_len) = (offset, len);
@@ -149,11 +149,11 @@ impl LayerWriter {
         for chunk in runs.chunks(INDEX_BLOCK_RUNS * RUN_ENTRY) {
             let first = super::format::index::run_at(chunk, 0).expect("chunks hold whole entries");
             let offset = self.size();
-            let len = self.encoder.encode(BlockKind::Index, chunk, &mut self.out);
+            let len = self.encoder.encode(BlockKind::Index, offset, chunk, &mut self.out);
             TopEntry { key: first.key, lsn_first: first.lsn_first, offset, len }.encode(&mut top);
         }
         let top_offset = self.size();
-        let top_len = self.encoder.encode(BlockKind::Top, &top, &mut self.out);
+        let top_len = self.encoder.encode(BlockKind::Top, top_offset, &top, &mut self.out);
         let footer = Footer { name: name.clone(), top_offset, top_len, value_count: self.value_count, value_bytes: self.value_bytes };
         self.out.extend_from_slice(&footer.encode());
         self.write_out()?;

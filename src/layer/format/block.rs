@@ -2,7 +2,7 @@
 //!
 //! | offset | size | name | meaning |
 //! | --- | --- | --- | --- |
-//! | 0 | 8 | checksum | xxh3-64 over everything behind it, stored bytes included |
+//! | 0 | 8 | checksum | xxh3-64, with the block's offset in the file as its seed, over everything behind it, stored bytes included |
 //! | 8 | 4 | stored_len | bytes behind the header |
 //! | 12 | 4 | raw_len | bytes after decompression |
 //! | 16 | 1 | codec | 0 stored as is, 1 zstd |
@@ -43,8 +43,8 @@ impl BlockEncoder {
         BlockEncoder { compressor, scratch: Vec::new() }
     }
 
-    /// Appends the block to `out`; gives its whole length.
-    pub fn encode(&mut self, kind: BlockKind, raw: &[u8], out: &mut Vec<u8>) -> u32 {
+    /// Appends the block to `out`, to be written at `offset` of its file; gives its whole length.
+    pub fn encode(&mut self, kind: BlockKind, offset: u64, raw: &[u8], out: &mut Vec<u8>) -> u32 {
         assert!(raw.len() <= RAW_LEN_MAX, "a block of {} bytes", raw.len());
         self.scratch.clear();
         self.scratch.reserve(zstd::zstd_safe::compress_bound(raw.len()));
@@ -56,7 +56,7 @@ impl BlockEncoder {
         out.extend_from_slice(&(raw.len() as u32).to_le_bytes());
         out.extend_from_slice(&[codec, kind as u8, 0, 0, 0, 0, 0, 0]);
         out.extend_from_slice(stored);
-        let checksum = xxhash_rust::xxh3::xxh3_64(&out[start + 8..]);
+        let checksum = xxhash_rust::xxh3::xxh3_64_with_seed(&out[start + 8..], offset);
         out[start..start + 8].copy_from_slice(&checksum.to_le_bytes());
         (out.len() - start) as u32
     }
@@ -108,7 +108,7 @@ impl BlockDecoder {
         let bad = |what| FormatError::Block { offset, what };
         let (header, stored) = bytes.split_first_chunk::<BLOCK_HEADER>().ok_or_else(|| bad("shorter than a header"))?;
         let expected = u64::from_le_bytes([header[0], header[1], header[2], header[3], header[4], header[5], header[6], header[7]]);
-        let actual = xxhash_rust::xxh3::xxh3_64(bytes.get(8..).unwrap_or_default());
+        let actual = xxhash_rust::xxh3::xxh3_64_with_seed(bytes.get(8..).unwrap_or_default(), offset);
         if actual != expected && !self.ignores_checksums {
             return Err(FormatError::Checksum { offset, expected, actual });
         }
@@ -146,11 +146,12 @@ mod tests {
         let (mut encoder, mut decoder) = (BlockEncoder::new(), BlockDecoder::new());
         for raw in [vec![], vec![7; 10_000], (0..300u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect()] {
             let mut out = vec![1, 2, 3];
-            let len = encoder.encode(BlockKind::Data, &raw, &mut out);
+            let len = encoder.encode(BlockKind::Data, 0, &raw, &mut out);
             let block = out.split_off(3);
             assert_eq!(block.len(), len as usize);
             assert_eq!(decoder.decode(BlockKind::Data, 0, &block).as_ref(), Ok(&raw));
             assert!(decoder.decode(BlockKind::Index, 0, &block).is_err());
+            assert!(matches!(decoder.decode(BlockKind::Data, 512, &block), Err(FormatError::Checksum { .. })), "from another place");
             for i in 0..block.len() {
                 let mut bad = block.clone();
                 bad[i] ^= 0x10;
