@@ -135,6 +135,7 @@ impl Backend {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(0 | 1) => Ok((String::from_utf8_lossy(&output.stdout).into_owned(), errors)),
+            Some(UNUSABLE) => Err(Failure::Harness(errors.trim_end().to_string())),
             _ => Err(Failure::Harness(format!("{} ended with {}: {errors}", self.program.display(), output.status))),
         }
     }
@@ -214,6 +215,9 @@ impl Backend {
         let status = child.wait().map_err(failed)?;
         let complaints = complaints.join().unwrap_or_default();
         let wanted = if ask.plan.is_some() { 1 } else { ask.seeds.end - ask.seeds.start };
+        if status.code() == Some(UNUSABLE) {
+            return Err(complaints.trim_end().to_string());
+        }
         let complete = reports == wanted || (ask.until_fail && status.code() == Some(1));
         if complete && matches!(status.code(), Some(0 | 1)) {
             return Ok(());
@@ -222,6 +226,9 @@ impl Backend {
         Err(format!("{} ended with {status} after {reports} of {wanted} reports for seeds {range}: {complaints}", self.program.display()))
     }
 }
+
+/// How a backend ends that cannot use its scenario or plan; what it said names file and place.
+const UNUSABLE: i32 = 3;
 
 /// Seeds that one process runs: few, so that processes stay small and the work is spread.
 const BATCH: u64 = 10;

@@ -206,6 +206,8 @@ impl FromStr for Seeds {
 impl RunArgs {
     fn seeds(&self, default: Range<u64>) -> Range<u64> {
         match (&self.seeds, self.seed) {
+            // A plan is one run, whatever seed it came from.
+            _ if self.plan.is_some() => 0..1,
             (Some(seeds), _) => seeds.0.clone(),
             (None, Some(seed)) => seed..seed + 1,
             (None, None) => default,
@@ -276,6 +278,8 @@ mod tests {
             .unwrap_or_else(|e| panic!("{e}"));
         let Some(Command::Run(args)) = cli.command else { panic!("run") };
         assert_eq!((args.seeds(0..1), args.jobs), (0..200, 2));
+        let seeds = Cli::try_parse_from(["sim", "--plan", "a.plan"]).map(|cli| cli.run.seeds(0..200));
+        assert_eq!(seeds.ok(), Some(0..1));
         for seeds in ["5..5", "5", "a..b", "9..1"] {
             let error = Cli::try_parse_from(["sim", "run", "--seeds", seeds]).err().expect("is wrong");
             let line = one_line(&error.to_string());

@@ -37,16 +37,16 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
             if let Some(path) = &args.trace {
                 return trace(backend, ask, path);
             }
-            all.add(&sweep(loaded, backend, ask, args)?);
+            all.add(sweep(loaded, backend, ask, args)?);
             if all.failed > 0 && args.until_fail {
-                return Err(Failure::Violated);
+                return all.verdict();
             }
         }
     }
     if !args.json {
         println!("{} runs, {} failed, {} s", all.runs, all.failed, start.elapsed().as_secs());
     }
-    if all.failed > 0 { Err(Failure::Violated) } else { Ok(()) }
+    all.verdict()
 }
 
 fn trace(backend: &Backend, ask: Ask, path: &Path) -> Result<(), Failure> {
@@ -92,6 +92,8 @@ struct Totals {
     events: u64,
     simulated_ms: u64,
     counts: BTreeMap<String, u64>,
+    /// The command that repeats the first failure.
+    repeat: Option<String>,
 }
 
 impl Totals {
@@ -105,9 +107,18 @@ impl Totals {
         }
     }
 
-    fn add(&mut self, other: &Totals) {
+    fn add(&mut self, other: Totals) {
         self.runs += other.runs;
         self.failed += other.failed;
+        self.repeat = self.repeat.take().or(other.repeat);
+    }
+
+    /// How it ends; a failure's last line is the command that repeats it.
+    fn verdict(&self) -> Result<(), Failure> {
+        if let Some(command) = &self.repeat {
+            println!("repeat with: {command}");
+        }
+        if self.failed > 0 { Err(Failure::Violated) } else { Ok(()) }
     }
 }
 
@@ -126,6 +137,7 @@ fn sweep(loaded: &Loaded, backend: &Backend, ask: Ask, args: &RunArgs) -> Result
         if report.violation.is_some() {
             let page = if totals.failed <= PAGES_MAX { Some(write_page(backend, &ask, &report)?) } else { None };
             print_failure_with(&report, &ask, page.as_deref());
+            totals.repeat.get_or_insert_with(|| command("run", &report, &ask));
         }
         Ok(report.violation.is_none() || !args.until_fail)
     })?;

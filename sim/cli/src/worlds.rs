@@ -55,13 +55,22 @@ pub fn scenarios(wanted: Option<&str>) -> Result<Vec<Loaded>, Failure> {
     let folder = root().join("scenarios");
     if let Some(wanted) = wanted {
         let path = if wanted.ends_with(".toml") { PathBuf::from(wanted) } else { folder.join(format!("{wanted}.toml")) };
+        if !path.exists() {
+            let names: Vec<String> = files(&folder)?.iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_string())).collect();
+            return Err(Failure::Harness(format!("there is no scenario \"{wanted}\"; there are {}", names.join(", "))));
+        }
         return Ok(vec![load(path)?]);
     }
-    let entries = std::fs::read_dir(&folder).map_err(|error| Failure::Harness(format!("list {}: {error}", folder.display())))?;
+    files(&folder)?.into_iter().map(load).collect()
+}
+
+/// The scenario files, sorted.
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries = std::fs::read_dir(folder).map_err(|error| Failure::Harness(format!("list {}: {error}", folder.display())))?;
     let mut paths: Vec<PathBuf> =
         entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| p.extension().is_some_and(|x| x == "toml")).collect();
     paths.sort();
-    paths.into_iter().map(load).collect()
+    Ok(paths)
 }
 
 /// The worlds in which to run a scenario.
