@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "this program drives simulations; it is not simulated")]
 
 use crate::backend::{self, Ask, Build};
+use crate::sweep::print_failure;
 use crate::worlds::{self, Loaded};
 use crate::{CoverageArgs, Failure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,11 +46,16 @@ pub fn run(args: &CoverageArgs) -> Result<(), Failure> {
     let scenarios = worlds::scenarios(args.run.scenario.as_deref())?;
     let backends = backend::build(Build::default())?;
     let mut counts = Counts::new();
+    let mut failed = 0;
     for loaded in &scenarios {
         for world in worlds::worlds(&loaded.scenario, args.run.world.as_deref())? {
             let ask = Ask::new(loaded, &args.run, seeds.clone());
             let of = counts.entry((loaded.scenario.name.clone(), world.clone())).or_default();
             backends.of(&world)?.sweep(&ask, args.run.jobs, |report| {
+                if report.violation.is_some() {
+                    failed += 1;
+                    print_failure(&report, &ask);
+                }
                 for (what, count) in report.counts {
                     *of.entry(what).or_default() += count;
                 }
@@ -62,14 +68,18 @@ pub fn run(args: &CoverageArgs) -> Result<(), Failure> {
     let dead = dead_faults(&scenarios, &counts)?;
     if args.run.json {
         let by: Vec<_> = counts.iter().map(|((s, w), c)| serde_json::json!({ "scenario": s, "world": w, "counts": c })).collect();
-        println!("{}", serde_json::json!({ "seeds": seeds.end - seeds.start, "coverage": by, "unreached": unreached, "dead": dead }));
+        println!(
+            "{}",
+            serde_json::json!({ "seeds": seeds.end - seeds.start, "coverage": by, "unreached": unreached, "dead": dead, "failed": failed })
+        );
     } else {
         print(&counts);
         println!("{} marks in the product, {} never reached: {}", marks.len(), unreached.len(), unreached.join(", "));
         println!("{} faults of a scenario and world never struck: {}", dead.len(), dead.join(", "));
+        println!("{failed} runs failed");
     }
     let whole = args.run.scenario.is_none() && args.run.world.is_none() && seeds.end - seeds.start >= SEEDS_FOR_VERDICT;
-    if whole && !(unreached.is_empty() && dead.is_empty()) { Err(Failure::Violated) } else { Ok(()) }
+    if failed > 0 || whole && !(unreached.is_empty() && dead.is_empty()) { Err(Failure::Violated) } else { Ok(()) }
 }
 
 fn print(counts: &Counts) {
