@@ -2,6 +2,9 @@
 //!
 //! turmoil crashes a machine between two steps only, and has no way to freeze one. So every task is polled through a gate:
 //! a task of an earlier life is not polled again from the moment of the kill on, and none while the machine is frozen.
+//!
+//! What a machine that dies drops says farewell to peers, so that the order matters. Tokio drops tasks in an order that depends on
+//! numbers it gives out for the whole process; so the first that it drops takes all of its life along, oldest first.
 
 use crate::tripwire;
 use futures::future::BoxFuture;
@@ -57,7 +60,13 @@ struct Gate {
     life: AtomicU64,
     frozen: AtomicBool,
     parked: Mutex<Vec<Waker>>,
+    /// Tasks that have not ended, by life and age.
+    tasks: Mutex<BTreeMap<(u64, u64), Slot>>,
+    started: AtomicU64,
 }
+
+/// What a task runs, until it ends or is dropped.
+type Slot = Arc<Mutex<Option<BoxFuture<'static, ()>>>>;
 
 #[derive(Default)]
 struct Host {
@@ -148,7 +157,10 @@ impl Shared {
     /// Wraps a task of the machine's present life.
     pub fn gated(self: &Arc<Self>, name: &str, life: u64, future: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
         let gate = self.host(name, |host| host.gate.clone());
-        Box::pin(Gated { shared: self.clone(), gate, life, future })
+        let number = (life, gate.started.fetch_add(1, Ordering::Relaxed));
+        let slot: Slot = Arc::new(Mutex::new(Some(future)));
+        gate.tasks.lock().insert(number, slot.clone());
+        Box::pin(Gated { shared: self.clone(), gate, number, slot })
     }
 
     /// Polls the harness, which is on no machine, with the same care.
@@ -170,8 +182,27 @@ impl Shared {
 struct Gated {
     shared: Arc<Shared>,
     gate: Arc<Gate>,
-    life: u64,
-    future: BoxFuture<'static, ()>,
+    /// Life and age.
+    number: (u64, u64),
+    slot: Slot,
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        let life = self.number.0;
+        if self.gate.life.load(Ordering::Relaxed) == life {
+            self.gate.tasks.lock().remove(&self.number);
+            return;
+        }
+        let mut tasks = self.gate.tasks.lock();
+        let of_life: Vec<(u64, u64)> = tasks.range((life, 0)..=(life, u64::MAX)).map(|(number, _)| *number).collect();
+        let slots: Vec<Slot> = of_life.iter().filter_map(|number| tasks.remove(number)).collect();
+        drop(tasks);
+        for slot in slots {
+            let future = slot.lock().take();
+            drop(future);
+        }
+    }
 }
 
 impl Future for Gated {
@@ -179,15 +210,20 @@ impl Future for Gated {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.gate.life.load(Ordering::Relaxed) != this.life {
+        if this.gate.life.load(Ordering::Relaxed) != this.number.0 {
             return Poll::Pending;
         }
         if this.gate.frozen.load(Ordering::Relaxed) {
             this.gate.parked.lock().push(cx.waker().clone());
             return Poll::Pending;
         }
-        let future = &mut this.future;
-        this.shared.guarded(|| future.as_mut().poll(cx))
+        let mut slot = this.slot.lock();
+        let Some(future) = slot.as_mut() else { return Poll::Ready(()) };
+        let polled = this.shared.guarded(|| future.as_mut().poll(cx));
+        if polled.is_ready() {
+            *slot = None;
+        }
+        polled
     }
 }
 
