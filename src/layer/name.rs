@@ -2,7 +2,7 @@
 
 use crate::types::key::KEY_LEN;
 use crate::types::{Key, Lsn};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -11,6 +11,9 @@ pub enum LayerKind {
     Delta,
     Image,
 }
+
+/// Bytes of the longest name: two keys, two LSNs, four separators.
+const TEXT_LEN_MAX: usize = 2 * 2 * KEY_LEN + 2 * 16 + 4;
 
 /// What a layer covers; names it locally and remotely. Unique within a timeline.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -28,6 +31,13 @@ impl LayerName {
 
     pub fn image(keys: Range<Key>, lsn: Lsn) -> LayerName {
         LayerName { kind: LayerKind::Image, keys, lsns: lsn..Lsn(lsn.0 + 1) }
+    }
+
+    /// The name as text, allocated once: an index has thousands.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(TEXT_LEN_MAX);
+        let _ = write!(text, "{self}");
+        text
     }
 }
 
@@ -98,6 +108,7 @@ mod tests {
         for name in [&delta, &image] {
             assert_eq!(name.to_string().parse::<LayerName>().as_ref(), Ok(name));
         }
+        assert_eq!((delta.text().len(), delta.text()), (TEXT_LEN_MAX, delta.to_string()));
         assert_eq!(image.lsns, Lsn(0x18)..Lsn(0x19));
         let text = delta.to_string();
         for bad in

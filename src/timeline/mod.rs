@@ -249,7 +249,7 @@ impl Timeline {
         let prev = Lsn(self.disk_consistent_prev.load(Ordering::Acquire));
         IndexPart {
             version: INDEX_VERSION,
-            layer_metadata: layers.historic.iter().map(|l| (l.name.to_string(), l.meta)).collect(),
+            layer_metadata: layers.historic.iter().map(|l| (l.name.text(), l.meta)).collect(),
             disk_consistent_lsn: self.disk_consistent_lsn(),
             prev_record_lsn: prev.is_valid().then_some(prev),
             ancestor_timeline: self.ancestor.as_ref().map(|a| a.timeline.identity.timeline),

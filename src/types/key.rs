@@ -187,10 +187,13 @@ impl Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.to_bytes() {
-            write!(f, "{byte:02X}")?;
+        // Names of layers are made of this by the thousand: one call of the formatter, not one per byte.
+        const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+        let mut text = [0; 2 * KEY_LEN];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.to_bytes()) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).expect("digits are ASCII"))
     }
 }
 

@@ -120,6 +120,8 @@ enum Rewrite {
 
 /// Name of the file with the TLI and its history: newer than the index in remote storage, and needed to find the newest WAL.
 const TIMELINES: &str = "timelines";
+/// What is read at a time at the start, for each timeline that is opened: most logs end soon.
+const RECOVER_BYTES: usize = 128 << 10;
 
 /// What to open a log with.
 pub struct LogStart {
@@ -178,7 +180,7 @@ impl WalLog {
     fn recover(&self, from: Lsn, until: Lsn, rewrite: Rewrite) -> io::Result<Lsn> {
         let Ok(mut decoder) = StreamDecoder::new(from, None, self.segment_size) else { return Ok(from) };
         let mut at = from.page_start();
-        let mut buffer = vec![0; crate::limits::WAL_READ_BYTES];
+        let mut buffer = vec![0; RECOVER_BYTES];
         let mut touched: Vec<DiskFile> = Vec::new();
         'files: loop {
             let (tli, number) = (self.part(at).0, at.segment_number(self.segment_size));

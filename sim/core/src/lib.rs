@@ -38,6 +38,8 @@ pub mod probe;
 #[cfg(feature = "world")]
 pub mod redo;
 pub mod report;
+#[cfg(feature = "world")]
+pub mod samples;
 pub mod scenario;
 #[cfg(feature = "world")]
 pub mod store;

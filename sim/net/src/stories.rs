@@ -2,14 +2,12 @@
 
 use crate::run::run;
 use sim_core::plan::Plan;
+use sim_core::samples;
 use sim_core::scenario::Scenario;
-use sim_core::story;
 use std::path::Path;
 
 fn scenarios() -> Vec<Scenario> {
-    let mut scenarios = Scenario::folder(Path::new("../../scenarios")).expect("the tests of a package run in its folder");
-    scenarios.retain(|scenario| scenario.worlds.iter().any(|world| world == "net"));
-    scenarios
+    samples::scenarios(Path::new("../../scenarios"), "net")
 }
 
 #[test]
@@ -19,21 +17,13 @@ fn every_scenario_has_the_story_that_was_reviewed() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     for scenario in scenarios() {
-        let plan = Plan::sample(&scenario);
-        let head = format!("{}, seed {}: {}", scenario.name, plan.seed, scenario.summary);
-        let done = run(plan, 0..u64::MAX, None);
-        assert_eq!(done.report.violation, None, "{head}: {:#?}", done.report.recent);
-        let story = format!("{head}\n\n{}", story::tell(&done.text));
-        settings.bind(|| insta::assert_snapshot!(scenario.name.as_str(), story));
+        settings.bind(|| insta::assert_snapshot!(scenario.name.as_str(), samples::told(&scenario, run)));
     }
 }
 
 #[test]
 fn nothing_is_warned_of_where_nothing_fails() {
-    for scenario in scenarios() {
-        let report = run(Plan::sample(&scenario).calm(), 0..0, None).report;
-        assert_eq!((report.violation, report.counts.get("log-warnings")), (None, Some(&0)), "{}", scenario.name);
-    }
+    scenarios().iter().for_each(|scenario| samples::must_be_quiet(scenario, run));
 }
 
 #[test]

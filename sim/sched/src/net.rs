@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use madsim::net::{TcpListener, TcpStream};
 use palimpsest::io_abstraction::{Address, BoxStream, Listener, Net};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -132,8 +133,8 @@ impl AsyncRead for Framed {
         while this.take(buf).is_none() {
             this.pending.drain(..this.start);
             this.start = 0;
-            let mut portion = [0; PORTION];
-            let mut incoming = ReadBuf::new(&mut portion);
+            let mut portion = [MaybeUninit::uninit(); PORTION];
+            let mut incoming = ReadBuf::uninit(&mut portion);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut incoming))?;
             if incoming.filled().is_empty() {
                 // The peer is gone without a farewell, as a process that was killed.

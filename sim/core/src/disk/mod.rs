@@ -270,7 +270,7 @@ fn dead() -> io::Error {
 
 /// Absolute path with `.` and `..` resolved, no trailing slash; the root is the empty string.
 fn normalise(path: &Path) -> io::Result<String> {
-    let mut out = String::new();
+    let mut out = String::with_capacity(path.as_os_str().len() + 1);
     for part in path.components() {
         match part {
             Component::RootDir | Component::CurDir => {}

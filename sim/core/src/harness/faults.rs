@@ -18,7 +18,7 @@ use crate::store::StoreFaults;
 use crate::world::{DISK_CAPACITY, LinkState};
 use palimpsest::io_abstraction::{ClockExt as _, Mono};
 use palimpsest::types::Lsn;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -260,21 +260,30 @@ fn await_stop(scene: &Scene, life: u64, by: Mono, down_ms: u64) -> Option<(u64, 
         return Some((REST_MS, Action::Stopped { life, down_ms }));
     }
     if scene.now() > by {
-        let text = format!("the process was told to stop, and still runs: {}", scene.cluster.live_tasks(PAGESERVER).join(", "));
+        let text = format!("the process was told to stop, and still runs: {}", few(&scene.cluster.live_tasks(PAGESERVER)));
         scene.judge.violated("RS-1", text);
         return None;
     }
     Some((LOOK_MS, Action::AwaitStop { life, by, down_ms }))
 }
 
+/// Names of things for a message: the first of them, each once.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
 fn stopped(scene: &Scene, life: u64, down_ms: u64) -> Option<(u64, Action)> {
     let left = scene.cluster.live_tasks(PAGESERVER);
     if scene.supervised.process.has_stopped(life) && !left.is_empty() {
-        scene.judge.violated("RS-2", format!("the node has stopped, but these tasks run on: {}", left.join(", ")));
+        scene.judge.violated("RS-2", format!("the node has stopped, but these tasks run on: {}", few(&left)));
     }
     let held = scene.cluster.held(PAGESERVER);
     if scene.supervised.process.has_stopped(life) && !held.is_empty() {
-        scene.judge.violated("RS-3", format!("the node has stopped, but it still holds: {}", held.join(", ")));
+        scene.judge.violated("RS-3", format!("the node has stopped, but it still holds: {}", few(&held)));
     }
     scene.cluster.crash(PAGESERVER, CrashKind::ProcessCrash);
     Some((down_ms, Action::Start { kind: CrashKind::ProcessCrash, away_ms: 0 }))
