@@ -1,12 +1,14 @@
 //! `pal timeline`: branches of a tenant's history, and the servers whose WAL they follow.
 
 use super::client::{ApiClient, EndpointArgs, command_env};
-use super::output::{Outcome, OutputArgs, cell, details, print, size_cell, table};
+use super::output::{CommandError, Exit, Outcome, OutputArgs, cell, details, print, size_cell, table};
 use super::progress::Progress;
 use crate::pg::version::PgVersion;
+use crate::types::timestamp::PgTimestamp;
 use crate::types::{Lsn, TenantId, TimelineId};
 use hyper::Method;
 use serde_json::{Value, json};
+use std::str::FromStr;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,8 +19,9 @@ Examples:
   Follow that server's WAL (it needs wal_level=replica or higher):
     pal timeline follow --tenant $T --timeline $TL 'host=127.0.0.1 port=5432 user=postgres'
 
-  A branch of how things were at an LSN:
-    pal timeline create --tenant $T --ancestor $TL --at 0/1A2B3C8";
+  A branch of how things were at an LSN, and before a moment:
+    pal timeline create --tenant $T --ancestor $TL --at 0/1A2B3C8
+    pal timeline create --tenant $T --ancestor $TL --at 2026-11-21T18:30:00Z";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -72,6 +75,25 @@ pub enum TimelineVerb {
     Unfollow(TimelineOf),
 }
 
+/// A place in a timeline's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    Lsn(Lsn),
+    Time(PgTimestamp),
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<At, String> {
+        if let Ok(lsn) = text.parse() {
+            return Ok(At::Lsn(lsn));
+        }
+        let neither = "is neither an LSN, as in 0/1A2B3C8, nor a time, as in 2026-11-21T18:30:00Z or 2026-11-21T20:30:00+02:00";
+        text.parse().map(At::Time).map_err(|_| format!("\"{text}\" {neither}"))
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub struct CreateArgs {
     /// Tenant id, 32 hexadecimal digits.
@@ -83,9 +105,10 @@ pub struct CreateArgs {
     /// Branch off this timeline instead of making a fresh cluster.
     #[arg(long, value_name = "TL")]
     pub ancestor: Option<TimelineId>,
-    /// Where to branch; an LSN that has not arrived yet is waited for [default: the ancestor's last record].
-    #[arg(long, value_name = "LSN", requires = "ancestor")]
-    pub at: Option<Lsn>,
+    /// Where to branch: an LSN, waited for if it has not arrived yet, or a time in RFC 3339, which leaves out every commit from then
+    /// on [default: the ancestor's last record].
+    #[arg(long, value_name = "LSN|TIME", requires = "ancestor")]
+    pub at: Option<At>,
     /// Major version of a fresh cluster, 14 to 18 [default: 15]; a branch has its ancestor's.
     #[arg(long, value_name = "N", value_parser = parse_version)]
     pub pg_version: Option<PgVersion>,
@@ -105,7 +128,14 @@ pub async fn run(args: &TimelineArgs) -> Outcome {
             let id = create.id.unwrap_or_else(|| TimelineId::generate(&mut env.rng.stream("timeline id")));
             let waiting = Progress::spinner(if create.ancestor.is_some() { "branching" } else { "making a cluster" });
             let path = format!("/v1/tenant/{}/timeline", create.tenant);
-            let info = api.change(Method::POST, &path, Some(create_body(create, id))).await?;
+            let lsn = match (create.at, create.ancestor) {
+                (Some(At::Time(time)), Some(ancestor)) => {
+                    Some(lsn_of(&api, &TimelineOf { tenant: create.tenant, timeline: ancestor }, time).await?)
+                }
+                (Some(At::Lsn(lsn)), _) => Some(json!(lsn)),
+                _ => None,
+            };
+            let info = api.change(Method::POST, &path, Some(create_body(create, id, lsn))).await?;
             drop(waiting);
             if args.output.is_json() { args.output.print(&info, get_text) } else { print(&format!("{id}\n")) }
         }
@@ -121,14 +151,29 @@ pub async fn run(args: &TimelineArgs) -> Outcome {
     }
 }
 
+/// The LSN before which every commit is earlier than `time`.
+async fn lsn_of(api: &ApiClient, of: &TimelineOf, time: PgTimestamp) -> Result<Value, CommandError> {
+    let answer = api.get(&format!("{}/get_lsn_by_timestamp?version=2&timestamp={time}", of.path())).await?;
+    let why = match answer["kind"].as_str() {
+        Some("present" | "future") => return Ok(answer["lsn"].clone()),
+        Some("nodata") => "no commit is known there",
+        _ => "its first commit that is kept is not before that",
+    };
+    let first = cell(&answer, "lsn");
+    Err(CommandError::with(
+        Exit::Invalid,
+        format!("timeline {} cannot be branched at {time}: {why}; the first LSN that can be read is {first}", of.timeline),
+    ))
+}
+
 /// Body of the request: absent fields are left out.
-fn create_body(args: &CreateArgs, id: TimelineId) -> Value {
+fn create_body(args: &CreateArgs, id: TimelineId, lsn: Option<Value>) -> Value {
     let mut body = json!({ "new_timeline_id": id });
     if let Some(ancestor) = args.ancestor {
         body["ancestor_timeline_id"] = json!(ancestor);
     }
-    if let Some(lsn) = args.at {
-        body["ancestor_start_lsn"] = json!(lsn);
+    if let Some(lsn) = lsn {
+        body["ancestor_start_lsn"] = lsn;
     }
     if let Some(version) = args.pg_version {
         body["pg_version"] = json!(version.major());
@@ -181,11 +226,18 @@ mod tests {
     #[test]
     fn bodies_hold_what_was_given() {
         let id = TimelineId([1; 16]);
-        let args = |ancestor, at, pg_version| CreateArgs { tenant: TenantId([2; 16]), id: None, ancestor, at, pg_version };
-        assert_eq!(create_body(&args(None, None, None), id), json!({ "new_timeline_id": id }));
-        let branch = create_body(&args(Some(TimelineId([3; 16])), Some(Lsn(0x10)), Some(PgVersion::V14)), id);
+        let args = |ancestor, pg_version| CreateArgs { tenant: TenantId([2; 16]), id: None, ancestor, at: None, pg_version };
+        assert_eq!(create_body(&args(None, None), id, None), json!({ "new_timeline_id": id }));
+        let branch = create_body(&args(Some(TimelineId([3; 16])), Some(PgVersion::V14)), id, Some(json!(Lsn(0x10))));
         let want =
             json!({ "new_timeline_id": id, "ancestor_timeline_id": TimelineId([3; 16]), "ancestor_start_lsn": "0/10", "pg_version": 14 });
         assert_eq!(branch, want);
+    }
+
+    #[test]
+    fn places_in_history() {
+        assert_eq!("1/A0".parse(), Ok(At::Lsn(Lsn(0x1_0000_00A0))));
+        assert_eq!("2000-01-01T01:00:00+01:00".parse(), Ok(At::Time(PgTimestamp(0))));
+        assert!("noon".parse::<At>().unwrap_err().contains("neither an LSN"));
     }
 }

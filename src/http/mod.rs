@@ -5,3 +5,4 @@ pub mod pageserver;
 pub mod router;
 pub mod server;
 pub mod status;
+pub mod time;

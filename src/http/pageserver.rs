@@ -14,10 +14,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-type Shared = State<Arc<Registry>>;
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Shared = State<Arc<Registry>>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
-fn parse<T: FromStr>(text: &str) -> Result<T, ApiError>
+pub(super) fn parse<T: FromStr>(text: &str) -> Result<T, ApiError>
 where
     T::Err: std::fmt::Display,
 {
@@ -174,7 +174,7 @@ pub async fn list_timelines(State(registry): Shared, Path(tenant): Path<String>)
     Ok(Json(active.chain(tenant.broken().into_iter().map(broken)).collect()))
 }
 
-fn find(registry: &Registry, tenant: &str, timeline: &str) -> Result<Arc<TimelineHandle>, ApiError> {
+pub(super) fn find(registry: &Registry, tenant: &str, timeline: &str) -> Result<Arc<TimelineHandle>, ApiError> {
     Ok(registry.timeline(parse(tenant)?, parse(timeline)?)?)
 }
 

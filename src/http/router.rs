@@ -2,6 +2,7 @@
 
 use super::pageserver as api;
 use super::status::ApiError;
+use super::time;
 use crate::tenant::{Kind, Registry};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -25,6 +26,8 @@ pub fn router(registry: Arc<Registry>) -> Router {
         ("/v1/tenant/{tenant}/timeline/{timeline}/import", put(api::import_timeline)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/checkpoint", put(api::checkpoint)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/wal_source", put(api::set_wal_source).delete(api::delete_wal_source)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}/get_timestamp_of_lsn", get(time::timestamp_of_lsn)),
+        ("/v1/tenant/{tenant}/timeline/{timeline}/get_lsn_by_timestamp", get(time::lsn_by_timestamp)),
         ("/metrics", get(metrics)),
         ("/healthz", get(|| async { "ok" })),
         ("/readyz", get(|| async { "ok" })),

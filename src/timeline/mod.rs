@@ -7,6 +7,7 @@
 //! - TL-4: a layer that left memory is in the layer map before it is gone from the frozen list (one swap).
 
 pub mod cluster;
+pub mod commit_time;
 pub mod directory;
 pub mod flush;
 pub mod import;

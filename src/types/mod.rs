@@ -6,6 +6,7 @@ pub mod id;
 pub mod key;
 pub mod lsn;
 pub mod rel;
+pub mod timestamp;
 
 pub use det::{HashMap, HashSet};
 pub use generation::Generation;

@@ -132,6 +132,27 @@ async fn statuses_and_bodies() {
     case("PUT", &format!("{timelines}/{new}/wal_source"), json!({ "connstr": "host=x" }), 404, "was not found").await;
     case("PUT", &format!("{timelines}/{new}/import"), json!({ "directory": "/nonexistent" }), 400, "/nonexistent").await;
     case("PUT", &format!("{timelines}/{ROOT}/checkpoint"), none.clone(), 200, ROOT).await;
+
+    // Times: a fresh cluster's commits were made before its history begins.
+    let (of_lsn, by_time) = (format!("{timelines}/{ROOT}/get_timestamp_of_lsn"), format!("{timelines}/{ROOT}/get_lsn_by_timestamp"));
+    let nodata = case("GET", &format!("{by_time}?timestamp=2026-01-01T00:00:00Z&version=2"), none.clone(), 200, "nodata").await;
+    assert_eq!(nodata["lsn"], root["latest_gc_cutoff_lsn"]);
+    case("GET", &format!("{by_time}/?timestamp=2026-01-01T00:00:00Z"), none.clone(), 200, "nodata").await;
+    let last = root["last_record_lsn"].as_str().unwrap();
+    for (path, status, part) in [
+        (format!("{of_lsn}?lsn={last}"), 404, "there is no commit at or below it"),
+        (format!("{of_lsn}?lsn=0/10"), 404, "garbage collected"),
+        (format!("{of_lsn}?lsn=FF/0"), 400, "beyond the last record"),
+        (format!("{of_lsn}?lsn=10"), 400, "not an LSN"),
+        (of_lsn.clone(), 400, "lsn"),
+        (format!("{by_time}?timestamp=yesterday"), 400, "expected RFC 3339"),
+        (format!("{by_time}?timestamp=2026-01-01T00:00:00+02:00"), 400, "%2B"),
+        (format!("{by_time}?timestamp=2026-01-01T00:00:00Z&version=two"), 400, "version"),
+        (by_time.clone(), 400, "timestamp"),
+        (format!("{timelines}/{new}/get_lsn_by_timestamp?timestamp=2026-01-01T00:00:00Z"), 404, "was not found"),
+    ] {
+        case("GET", &path, none.clone(), status, part).await;
+    }
     assert_eq!(server.stop(&place).await, Some(0));
 }
 

@@ -49,7 +49,7 @@ async fn wrong_usage_ends_with_2() {
         (&["tenant", "list", "--endpoint", "https://localhost:1"], "only http://"),
         (&["timeline", "list"], "--tenant"),
         (&["timeline", "create", "--tenant", id, "--at", "0/10"], "--ancestor"),
-        (&["timeline", "create", "--tenant", id, "--ancestor", id, "--at", "10"], "not an LSN"),
+        (&["timeline", "create", "--tenant", id, "--ancestor", id, "--at", "10"], "neither an LSN"),
         (&["timeline", "create", "--tenant", id, "--pg-version", "13"], "from 14 to 18"),
         (&["export", "--tenant", id, "--timeline", id], "--output"),
         (&["export", "--tenant", id, "--timeline", id, "-o", "x", "--as", "clone"], "first-node"),

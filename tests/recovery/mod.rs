@@ -11,3 +11,4 @@ mod durability;
 mod restart;
 mod standby;
 mod support;
+mod time;

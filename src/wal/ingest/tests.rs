@@ -3,7 +3,9 @@
 use super::*;
 use crate::pg::rmgr::storage;
 use crate::pg::xlog::synthesize::{BlockSpec, RecordBuilder, WalIdentity, WalWriter};
+use crate::timeline::commit_time::TimeKind;
 use crate::timeline::testing::{self, START, SYSTEM};
+use crate::types::timestamp::PgTimestamp;
 
 const REL: RelTag = RelTag { spc: 1663, db: 5, rel: 16384, fork: Fork::Main };
 /// Heap blocks that one page of the visibility map covers.
@@ -207,4 +209,36 @@ async fn an_image_that_redo_would_change_further_is_not_taken_for_the_page() {
     assert!(world.timeline.rel_block(REL, 0, lsn).await.is_ok());
     let error = world.timeline.rel_block(REL, 1, lsn).await.unwrap_err().to_string();
     assert!(error.contains("rmgr 14"), "{error}");
+}
+
+#[tokio::test]
+async fn times_and_lsns_of_commits() {
+    let mut world = World::new().await;
+    let at = |time: i64| PgTimestamp(time);
+    assert_eq!(world.timeline.newest_commit(START).await.unwrap(), None);
+    assert_eq!(world.timeline.lsn_of_time(at(5)).await.unwrap(), (TimeKind::NoData, START));
+    // Transaction numbers go beyond the first page, and the clock goes back once.
+    let mut commits = Vec::new();
+    for (i, time) in [100, 110, 110, 130, 125, 140, 150, 160].into_iter().enumerate() {
+        let xid = 32_760 + 3 * i as u32;
+        if xid / 32_768 == 1 && (xid - 3) / 32_768 == 0 {
+            world.commit(RecordBuilder::new(id::CLOG, 0).main(1u64.to_le_bytes())).await;
+        }
+        world.commit(create(RelTag { rel: 20_000 + xid, ..REL })).await;
+        commits.push((world.commit(commit_xid(xid, time)).await, time as i64));
+    }
+    world.commit(create(REL)).await;
+    for (lsn, _) in &commits {
+        let newest = commits.iter().filter(|(l, _)| l <= lsn).map(|(_, time)| *time).max();
+        assert_eq!(world.timeline.newest_commit(*lsn).await.unwrap(), newest.map(at), "at {lsn}");
+    }
+    let last = world.timeline.last_record.lsn();
+    for time in 95..170 {
+        let (kind, lsn) = world.timeline.lsn_of_time(at(time)).await.unwrap();
+        match commits.iter().find(|(_, t)| *t >= time) {
+            None => assert_eq!((kind, lsn), (TimeKind::Future, last), "{time}"),
+            Some((_, 100)) => assert_eq!((kind, lsn), (TimeKind::Past, START), "{time}"),
+            Some((first, _)) => assert_eq!((kind, lsn), (TimeKind::Present, Lsn(first.0 - 8)), "{time}"),
+        }
+    }
 }
