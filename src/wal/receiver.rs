@@ -169,7 +169,6 @@ impl Receiver {
             return Err(ReceiverError::Diverged { server: server.to_string(), tli, switch, ours });
         }
         tracing::info!(timeline = %self.timeline.identity.timeline, %switch, %written, "giving up a record that was never whole");
-        self.env.probe.mark("receiver-gave-up-tail");
         self.log.give_up_tail(switch);
         Ok(())
     }

@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// An open pagestream.
 pub struct PageStream {
     stream: BoxStream,
+    /// What waits for the flush.
+    output: Vec<u8>,
     next_id: u64,
 }
 
@@ -77,7 +79,7 @@ impl PageStream {
         stream.write_u32(startup.len() as u32 + 4).await?;
         stream.write_all(&startup).await?;
         stream.flush().await?;
-        let mut this = PageStream { stream, next_id: 1 };
+        let mut this = PageStream { stream, output: Vec::new(), next_id: 1 };
         this.expect_until(b'Z').await?;
         let query = format!("pagestream_v3 {tenant} {timeline}\0");
         this.send(b'Q', query.as_bytes()).await?;
@@ -89,13 +91,13 @@ impl PageStream {
     ///
     /// Errors: the connection broke, or the server ended the stream; the outcome is unknown.
     pub async fn ask(&mut self, request: Request, at: ReadAt) -> io::Result<Answer> {
-        let asked = self.request(request, at).await?;
-        self.stream.flush().await?;
+        let asked = self.request(request, at);
+        self.flush().await?;
         self.answer(&asked).await
     }
 
-    /// Sends a request; [`PageStream::flush`] has to follow.
-    pub async fn request(&mut self, request: Request, at: ReadAt) -> io::Result<Asked> {
+    /// Prepares a request; [`PageStream::flush`] has to follow. Several go out together, and the server has them at hand at once.
+    pub fn request(&mut self, request: Request, at: ReadAt) -> Asked {
         let id = self.next_id;
         self.next_id += 1;
         let (tag, body) = encode(request);
@@ -106,11 +108,13 @@ impl PageStream {
         }
         message.extend_from_slice(&echoed);
         message.extend_from_slice(&body);
-        self.put(b'd', &message).await?;
-        Ok(Asked { tag, echoed, body })
+        self.put(b'd', &message);
+        Asked { tag, echoed, body }
     }
 
     pub async fn flush(&mut self) -> io::Result<()> {
+        let output = std::mem::take(&mut self.output);
+        self.stream.write_all(&output).await?;
         self.stream.flush().await
     }
 
@@ -124,15 +128,15 @@ impl PageStream {
         }
     }
 
-    async fn put(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
-        self.stream.write_u8(tag).await?;
-        self.stream.write_u32(body.len() as u32 + 4).await?;
-        self.stream.write_all(body).await
+    fn put(&mut self, tag: u8, body: &[u8]) {
+        self.output.push(tag);
+        self.output.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+        self.output.extend_from_slice(body);
     }
 
     async fn send(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
-        self.put(tag, body).await?;
-        self.stream.flush().await
+        self.put(tag, body);
+        self.flush().await
     }
 
     async fn receive(&mut self) -> io::Result<(u8, Vec<u8>)> {

@@ -91,10 +91,7 @@ async fn open(scene: &Scene, stream: &mut Option<Open>, timeline: TimelineId) ->
 async fn burst(scene: &Scene, stream: &mut Option<Open>, questions: &[Question], pause: Duration) -> &'static str {
     let attempt = async {
         let mut open = open(scene, stream, scene.timeline).await?;
-        let mut asked = Vec::new();
-        for question in questions {
-            asked.push(open.request(question.request, question.at).await?);
-        }
+        let asked: Vec<_> = questions.iter().map(|question| open.request(question.request, question.at)).collect();
         open.flush().await?;
         scene.client.clock.sleep(pause).await;
         for (question, asked) in questions.iter().zip(&asked) {
