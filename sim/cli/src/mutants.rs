@@ -22,7 +22,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 23] = [
+const BUGS: [Bug; 24] = [
     bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
     bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
@@ -45,6 +45,7 @@ const BUGS: [Bug; 23] = [
     bug("upload-error-ignored", "sched", "store_outage", "an upload that failed counts as done"),
     bug("repeat-is-conflict", "sched", "create_retry", "a repeated request for a branch is refused"),
     bug("branch-at-end", "sched", "branches_under_load", "a branch begins at the end of its ancestor, not where it was asked for"),
+    bug("time-lets-commit-in", "sched", "smoke", "the state before a time has the first commit after it"),
     bug("redo-child-reused", "sched", "redo_child", "a child that did not answer in time is asked again, and its late answer taken"),
     bug("checksum-ignored", "sched", "hostile_disk", "the checksum of a layer's block is not looked at"),
     bug("file-never-closed", "sched", "smoke", "the file of an uploaded layer stays open"),

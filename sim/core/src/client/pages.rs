@@ -87,17 +87,31 @@ impl PageStream {
         Ok(this)
     }
 
-    /// One request, one answer.
+    /// One request, one answer. The request goes out in pieces, as from a client that writes without a buffer.
     ///
     /// Errors: the connection broke, or the server ended the stream; the outcome is unknown.
     pub async fn ask(&mut self, request: Request, at: ReadAt) -> io::Result<Answer> {
-        let asked = self.request(request, at);
-        self.flush().await?;
+        let (message, asked) = self.message(request, at);
+        self.send(b'd', &message).await?;
         self.answer(&asked).await
     }
 
     /// Prepares a request; [`PageStream::flush`] has to follow. Several go out together, and the server has them at hand at once.
     pub fn request(&mut self, request: Request, at: ReadAt) -> Asked {
+        let (message, asked) = self.message(request, at);
+        self.output.push(b'd');
+        self.output.extend_from_slice(&(message.len() as u32 + 4).to_be_bytes());
+        self.output.extend_from_slice(&message);
+        asked
+    }
+
+    pub async fn flush(&mut self) -> io::Result<()> {
+        let output = std::mem::take(&mut self.output);
+        self.stream.write_all(&output).await?;
+        self.stream.flush().await
+    }
+
+    fn message(&mut self, request: Request, at: ReadAt) -> (Vec<u8>, Asked) {
         let id = self.next_id;
         self.next_id += 1;
         let (tag, body) = encode(request);
@@ -108,14 +122,7 @@ impl PageStream {
         }
         message.extend_from_slice(&echoed);
         message.extend_from_slice(&body);
-        self.put(b'd', &message);
-        Asked { tag, echoed, body }
-    }
-
-    pub async fn flush(&mut self) -> io::Result<()> {
-        let output = std::mem::take(&mut self.output);
-        self.stream.write_all(&output).await?;
-        self.stream.flush().await
+        (message, Asked { tag, echoed, body })
     }
 
     /// The answer to the oldest request that has none yet.
@@ -128,15 +135,11 @@ impl PageStream {
         }
     }
 
-    fn put(&mut self, tag: u8, body: &[u8]) {
-        self.output.push(tag);
-        self.output.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
-        self.output.extend_from_slice(body);
-    }
-
     async fn send(&mut self, tag: u8, body: &[u8]) -> io::Result<()> {
-        self.put(tag, body);
-        self.flush().await
+        self.stream.write_u8(tag).await?;
+        self.stream.write_u32(body.len() as u32 + 4).await?;
+        self.stream.write_all(body).await?;
+        self.stream.flush().await
     }
 
     async fn receive(&mut self) -> io::Result<(u8, Vec<u8>)> {

@@ -2,8 +2,11 @@
 //!
 //! - `LV-1`: the node reaches the end of the WAL, and reports it as remotely consistent, within the bound.
 //! - `AU-1`: every sampled version, size and status can be read.
+//!
+//! What times are answered with is asked in `times`.
 
 use super::readers::{self, Question};
+use super::times;
 use super::{PAGESERVER, Scene};
 use crate::client::pages::{ReadAt, Request};
 use crate::disk::CrashKind;
@@ -63,6 +66,7 @@ async fn ask_all(scene: &Scene, when: &str) {
             }
         }
     }
+    times::ask(scene, when).await;
 }
 
 async fn answered(scene: &Scene, stream: &mut Option<readers::Open>, question: Question) -> bool {

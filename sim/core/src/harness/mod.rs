@@ -11,6 +11,7 @@ mod fuse;
 mod operator;
 mod readers;
 mod storms;
+mod times;
 
 use crate::disk::CrashKind;
 use crate::event;

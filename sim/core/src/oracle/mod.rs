@@ -2,6 +2,7 @@
 
 pub mod durability;
 pub mod pages;
+pub mod times;
 
 use crate::event;
 pub use crate::report::Violation;

@@ -5,6 +5,7 @@
 
 use super::heap;
 use crate::oracle::pages::{PageModel, XactStatus};
+use crate::oracle::times::CommitTimes;
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::{DetRng, RngSource};
 use palimpsest::pg::version::PgVersion;
@@ -12,6 +13,7 @@ use palimpsest::pg::xlog::stream::RecordSpan;
 use palimpsest::pg::xlog::synthesize::{BlockSpec, ImageSpec, RecordBuilder, WalIdentity, WalWriter};
 use palimpsest::redo::{ApplyContext, PageBuf, apply_record, rmid};
 use palimpsest::types::rel::{DEFAULT_TABLESPACE, Fork};
+use palimpsest::types::timestamp::PgTimestamp;
 use palimpsest::types::{Key, Lsn, PAGE_SIZE, RelTag};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,7 @@ enum Kind {
 pub struct Generator {
     pub writer: WalWriter,
     pub model: PageModel,
+    pub commits: CommitTimes,
     knobs: WorkloadKnobs,
     rng: DetRng,
     /// Tables; the relation behind each in number holds opaque pages, like an index.
@@ -145,6 +148,7 @@ impl Generator {
         Generator {
             writer,
             model: PageModel::new(ApplyContext::new(VERSION), checkpoint.end),
+            commits: CommitTimes::default(),
             checkpoint,
             knobs,
             rng: source.stream("wal"),
@@ -439,7 +443,8 @@ impl Generator {
     /// Commit or abort. Aborts drop nothing.
     fn end_transaction(&mut self, dropped: &[RelTag]) {
         let commits = !dropped.is_empty() || self.below(5) > 0;
-        let mut main = ((self.now_seconds - 946_684_800) * 1_000_000).to_le_bytes().to_vec();
+        let time = (self.now_seconds - 946_684_800) * 1_000_000;
+        let mut main = time.to_le_bytes().to_vec();
         self.now_seconds += 1;
         let mut info = if commits { 0x00 } else { 0x20 };
         if !dropped.is_empty() {
@@ -453,6 +458,9 @@ impl Generator {
         let xid = self.xid;
         let span = self.emit(&RecordBuilder::new(rmid::XACT, info).xid(xid).main(main), &[]);
         self.model.set_xact(span.end, xid, if commits { XactStatus::Committed } else { XactStatus::Aborted });
+        if commits {
+            self.commits.add(span.end, PgTimestamp(time));
+        }
         for rel in dropped {
             self.model.set_size(*rel, span.end, None);
         }
