@@ -43,7 +43,7 @@ pub struct LayerFile {
     /// Number in the block cache.
     number: u64,
     name: LayerName,
-    top: Vec<u8>,
+    pub(super) top: Vec<u8>,
     pub value_count: u64,
 }
 
@@ -71,11 +71,11 @@ impl LayerFile {
         &self.name
     }
 
-    fn damaged(&self, error: FormatError) -> LayerError {
+    pub(super) fn damaged(&self, error: FormatError) -> LayerError {
         LayerError::Damaged { name: self.name.to_string(), error }
     }
 
-    fn read_block(&self, decoder: &mut BlockDecoder, kind: BlockKind, offset: u64, len: u32) -> Result<Vec<u8>, LayerError> {
+    pub(super) fn read_block(&self, decoder: &mut BlockDecoder, kind: BlockKind, offset: u64, len: u32) -> Result<Vec<u8>, LayerError> {
         if (len as usize) < BLOCK_HEADER || len as usize > RAW_LEN_MAX {
             return Err(self.damaged(FormatError::Block { offset, what: "has an impossible length" }));
         }
@@ -180,7 +180,7 @@ impl LayerFile {
 }
 
 /// Takes a run apart into values and where their bytes lie; `None` if it does not fit its block.
-fn parse_run(raw: &[u8], position: u32, count: u32) -> Option<Vec<(Lsn, ValueKind, Range<usize>)>> {
+pub(super) fn parse_run(raw: &[u8], position: u32, count: u32) -> Option<Vec<(Lsn, ValueKind, Range<usize>)>> {
     let mut at = position as usize;
     let mut values = Vec::with_capacity((count as usize).min(raw.len() / VALUE_HEADER));
     for _ in 0..count {

@@ -9,6 +9,7 @@ pub mod format;
 pub mod map;
 pub mod memory;
 pub mod name;
+pub mod scan;
 pub mod writer;
 
 #[cfg(test)]
@@ -16,9 +17,10 @@ mod tests;
 
 pub use cache::BlockCache;
 pub use file::{LayerError, LayerFile};
-pub use map::LayerMap;
+pub use map::{Below, LayerMap};
 pub use memory::{Batch, MemoryLayer, SortedVersions};
 pub use name::{LayerKind, LayerName};
+pub use scan::Scan;
 pub use writer::LayerWriter;
 
 use crate::types::Lsn;

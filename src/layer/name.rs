@@ -33,6 +33,11 @@ impl LayerName {
         LayerName { kind: LayerKind::Image, keys, lsns: lsn..Lsn(lsn.0 + 1) }
     }
 
+    /// A delta of the whole key space, as a flush writes it.
+    pub fn is_level0(&self) -> bool {
+        self.kind == LayerKind::Delta && self.keys == (Key::MIN..Key::MAX)
+    }
+
     /// The name as text, allocated once: an index has thousands.
     pub fn text(&self) -> String {
         let mut text = String::with_capacity(TEXT_LEN_MAX);

@@ -81,3 +81,28 @@ fn equal_input_gives_equal_bytes_and_damage_is_noticed() {
         file.write_at(at as u64, &[bytes[at]]).unwrap();
     }
 }
+
+#[test]
+fn a_scan_gives_every_value_in_order_and_notices_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let name = write(dir.path());
+    let disk = real::file_system();
+    let cache = BlockCache::new(1 << 20, Arc::new(NoProbe));
+    let file = Arc::new(LayerFile::open(&*disk, dir.path(), &name, &cache).unwrap());
+    let mut want = Vec::new();
+    file.scan(|k, lsn, kind, v| want.push((k, lsn, kind, v.to_vec()))).unwrap();
+    let (mut scan, mut found) = (Scan::start(file, &cache).unwrap(), Vec::new());
+    assert!(scan.key_bytes(&cache).unwrap() > 0);
+    while let Some(version) = scan.current() {
+        found.push((version.key, version.lsn, version.kind, version.value.to_vec()));
+        scan.advance(&cache).unwrap();
+    }
+    assert_eq!(found, want);
+    let path = dir.path().join(name.to_string());
+    let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(100, &mut byte).unwrap();
+    file.write_at(100, &[byte[0] ^ 1]).unwrap();
+    let damaged = LayerFile::open(&*disk, dir.path(), &name, &cache).map(Arc::new).and_then(|f| Scan::start(f, &cache).map(|_| ()));
+    assert!(damaged.is_err_and(|e| e.is_damage()));
+}

@@ -3,7 +3,7 @@
 use super::layer::{Layer, LayerAccessError};
 use super::{LayerSet, Timeline};
 use crate::io_abstraction::ClockExt as _;
-use crate::layer::Reconstruct;
+use crate::layer::{Below, Reconstruct};
 use crate::redo::executor::RedoFailure;
 use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, TimelineId};
 use bytes::Bytes;
@@ -122,8 +122,7 @@ impl Timeline {
         let mut end = Lsn(lsn.0.saturating_add(1));
         let mut timeline = self;
         loop {
-            let layers = timeline.layers();
-            if timeline.collect_own(&layers, key, &mut end, lsn, &mut found).await? {
+            if timeline.collect_own(key, &mut end, lsn, &mut found).await? {
                 return Ok(found);
             }
             let Some(ancestor) = &timeline.ancestor else { return Ok(found) };
@@ -135,7 +134,8 @@ impl Timeline {
     }
 
     /// Collects from this timeline's layers; true when a base was found. Lowers `end` to where older layers begin.
-    async fn collect_own(&self, layers: &LayerSet, key: Key, end: &mut Lsn, lsn: Lsn, found: &mut Reconstruct) -> Result<bool, ReadError> {
+    async fn collect_own(&self, key: Key, end: &mut Lsn, lsn: Lsn, found: &mut Reconstruct) -> Result<bool, ReadError> {
+        let mut layers = self.layers();
         for memory in layers.memory() {
             let start = memory.lsns().start;
             if start < *end {
@@ -146,14 +146,26 @@ impl Timeline {
                 }
             }
         }
-        while let Some((layer, floor)) = layers.historic.search(key, *end) {
-            self.collect_layer(&layer, key, floor..*end, lsn, found).await?;
-            *end = floor;
+        let mut below = Below::new(*end);
+        while let Some((layer, floor)) = layers.historic.search(key, below) {
+            if let Err(error) = self.collect_layer(&layer, key, floor..below.end, lsn, found).await {
+                layers = self.without(&layer).ok_or(error)?;
+                continue;
+            }
+            below = below.after(&layer.name, floor);
             if found.is_complete() {
                 return Ok(true);
             }
         }
+        *end = below.end;
         Ok(false)
+    }
+
+    /// The layers of now, if `layer`, which could not be read, is not among them any more: its file may be gone, and others say
+    /// what it said.
+    fn without(&self, layer: &Arc<Layer>) -> Option<Arc<LayerSet>> {
+        let now = self.layers();
+        (!now.historic.contains(layer)).then_some(now)
     }
 
     /// Reads one layer; a damaged file is fetched again once.
@@ -177,24 +189,32 @@ impl Timeline {
 
     /// Records that a reader of the newest version of `key` below `end` replays, layers of ancestors included.
     pub(super) async fn depth_below(&self, layers: &LayerSet, key: Key, end: Lsn) -> Result<u32, ReadError> {
-        let failed = |error| ReadError::Layer { key, lsn: end, error };
-        let mut below = end;
-        while let Some((layer, floor)) = layers.historic.search(key, below) {
-            let cache = &self.shared.cache;
-            let file = layer.file(self).await.map_err(failed)?;
-            let depth = match file.depth(cache, key) {
-                Err(error) if error.is_damage() => layer.replace(self, &file).await.map_err(failed)?.depth(cache, key),
-                other => other,
-            };
-            match depth.map_err(|error| failed(error.into()))? {
-                Some(depth) => return Ok(depth),
-                None => below = floor,
+        let mut newer;
+        let mut historic = &layers.historic;
+        let mut below = Below::new(end);
+        while let Some((layer, floor)) = historic.search(key, below) {
+            match self.depth_in(&layer, key).await {
+                Ok(Some(depth)) => return Ok(depth),
+                Ok(None) => below = below.after(&layer.name, floor),
+                Err(error) => {
+                    newer = self.without(&layer).ok_or(ReadError::Layer { key, lsn: end, error })?;
+                    historic = &newer.historic;
+                }
             }
         }
         match &self.ancestor {
             // The branch point may lie inside the ancestor's chain: what is read there is counted exactly.
             Some(ancestor) => Ok(ancestor.timeline.collect_boxed(key, ancestor.lsn).await?.record_count() as u32),
             None => Ok(0),
+        }
+    }
+
+    async fn depth_in(&self, layer: &Layer, key: Key) -> Result<Option<u32>, LayerAccessError> {
+        let cache = &self.shared.cache;
+        let file = layer.file(self).await?;
+        match file.depth(cache, key) {
+            Err(error) if error.is_damage() => Ok(layer.replace(self, &file).await?.depth(cache, key)?),
+            other => Ok(other?),
         }
     }
 
