@@ -76,6 +76,13 @@ pub struct Config {
     pub wal_log_bytes_max: u64,
     /// Size in bytes at which an image layer is cut.
     pub compaction_target_size: u64,
+    /// Pause between two passes of compaction; none: there is no compaction.
+    #[serde(with = "duration_text")]
+    pub compaction_period: Duration,
+    /// Flushed layers that are merged into layers of fewer keys.
+    pub compaction_threshold: u64,
+    /// Deltas over the last image of a part of the keys that call for the next one.
+    pub image_creation_threshold: u64,
     /// Idle time after which a page service connection is closed.
     #[serde(with = "duration_text")]
     pub page_service_idle_timeout: Duration,
@@ -102,6 +109,9 @@ impl Default for Config {
             wal_log_keep_bytes: 64 << 20,
             wal_log_bytes_max: 64 << 30,
             compaction_target_size: 128 << 20,
+            compaction_period: Duration::from_secs(20),
+            compaction_threshold: 10,
+            image_creation_threshold: 3,
             page_service_idle_timeout: Duration::from_secs(600),
         }
     }
@@ -150,6 +160,12 @@ impl Config {
         }
         if self.open_layer_bytes_max < 64 << 10 {
             return invalid("open_layer_bytes_max", self.open_layer_bytes_max, "at least 65536 bytes");
+        }
+        if self.compaction_threshold < 2 {
+            return invalid("compaction_threshold", self.compaction_threshold, "at least 2 layers");
+        }
+        if self.image_creation_threshold < 1 {
+            return invalid("image_creation_threshold", self.image_creation_threshold, "at least 1 layer");
         }
         let least = self.wal_log_keep_bytes.saturating_add(self.checkpoint_distance.saturating_mul(2)).saturating_add(64 << 20);
         if self.wal_log_bytes_max < least {
@@ -286,6 +302,8 @@ mod tests {
             ("chekpoint_distance = 1", "did you mean \"checkpoint_distance\""),
             ("checkpoint_distance = 1", "at least 8192"),
             ("checkpoint_distance = 'x'", "invalid type"),
+            ("compaction_threshold = 1", "at least 2"),
+            ("image_creation_threshold = 0", "at least 1"),
             ("wal_log_bytes_max = 1000000", "full before it may be trimmed"),
             ("listen_pg_addr = '0.0.0.0:1'", "listen on 127.0.0.1"),
             ("listen_http_addr = '10.0.0.1:1'", "listen on 127.0.0.1"),

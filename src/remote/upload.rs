@@ -27,7 +27,8 @@ const INDEX_LATE: Duration = Duration::from_millis(700);
 enum Operation {
     UploadLayer(LayerName),
     UploadIndex(Box<IndexPart>),
-    DeleteLayer(LayerName, Generation),
+    /// Both the object and the local file.
+    RemoveLayer(LayerName, Generation),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -80,10 +81,15 @@ impl UploadQueue {
         }
     }
 
-    /// Schedules new layers, then an index that names them.
-    pub fn upload(self: &Arc<UploadQueue>, layers: Vec<LayerName>, index: IndexPart) {
+    /// Schedules new layers, then an index that names them, then the removal of layers that it does not name any more.
+    pub fn upload(self: &Arc<UploadQueue>, layers: Vec<LayerName>, index: IndexPart, gone: Vec<(LayerName, Generation)>) {
         let mut operations: Vec<Operation> = layers.into_iter().map(Operation::UploadLayer).collect();
+        let removals = gone.len();
         operations.push(Operation::UploadIndex(Box::new(index)));
+        operations.extend(gone.into_iter().map(|(name, generation)| Operation::RemoveLayer(name, generation)));
+        if crate::planted!(self.env, "compaction-deletes-first") {
+            operations.rotate_right(removals);
+        }
         if crate::planted!(self.env, "index-before-layers") {
             operations.rotate_right(1);
         }
@@ -95,11 +101,6 @@ impl UploadQueue {
             return;
         }
         self.push(operations);
-    }
-
-    /// Schedules the removal of layers that the last scheduled index does not name.
-    pub fn delete(&self, layers: Vec<(LayerName, Generation)>) {
-        self.push(layers.into_iter().map(|(name, generation)| Operation::DeleteLayer(name, generation)));
     }
 
     /// Completes when everything scheduled before is done; an error when the queue shut down first.
@@ -124,9 +125,21 @@ impl UploadQueue {
             match operation {
                 Operation::UploadLayer(name) => visit(Some(name), None),
                 Operation::UploadIndex(index) => visit(None, Some(index)),
-                Operation::DeleteLayer(..) | Operation::Barrier(_) => {}
+                Operation::RemoveLayer(..) | Operation::Barrier(_) => {}
             }
         }
+    }
+
+    /// Names of the layers whose removal is scheduled, and how many operations come before the first of them.
+    #[cfg(test)]
+    pub(crate) fn removals(&self) -> (usize, Vec<LayerName>) {
+        let queue = self.queue.lock();
+        let removed = |operation: &Operation| match operation {
+            Operation::RemoveLayer(name, _) => Some(name.clone()),
+            _ => None,
+        };
+        let before = queue.operations.iter().take_while(|operation| removed(operation).is_none()).count();
+        (before, queue.operations.iter().filter_map(removed).collect())
     }
 
     /// Works the queue off until cancelled.
@@ -177,8 +190,12 @@ impl UploadQueue {
                 (self.on_index_stored)(index.disk_consistent_lsn);
                 Ok(())
             }
-            Operation::DeleteLayer(name, generation) => {
-                self.remote.delete(&super::path::layer(self.tenant, self.timeline, name, *generation)).await
+            Operation::RemoveLayer(name, generation) => {
+                self.remote.delete(&super::path::layer(self.tenant, self.timeline, name, *generation)).await?;
+                let (disk, file) = (self.env.disk.clone(), self.directory.join(name.to_string()));
+                // It may never have been here; what cannot be removed now is removed at the next start.
+                let _ = self.env.tasks.blocking("remove-layer", move || disk.unlink(&file)).await;
+                Ok(())
             }
             Operation::Barrier(_) => Ok(()),
         }

@@ -270,6 +270,6 @@ fn publish(timeline: &Arc<Timeline>, frozen: &Arc<MemoryLayer>, written: Option<
         timeline.disk_consistent.store(consistent.0, Ordering::Release);
         timeline.shared.env.probe.event("flush", &|| format!("timeline={} lsn={consistent}", timeline.identity.timeline));
     };
-    timeline.schedule_upload(change, written.iter().map(|(name, _)| name.clone()).collect());
+    timeline.schedule_upload(change, written.iter().map(|(name, _)| name.clone()).collect(), Vec::new());
     timeline.flushed.notify_waiters();
 }

@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod commit_time;
+pub mod compact;
 pub mod directory;
 pub mod flush;
 pub mod import;
@@ -104,6 +105,8 @@ pub struct Timeline {
     wal_source: Mutex<Option<String>>,
     uploads: Arc<UploadQueue>,
     index_order: Mutex<()>,
+    /// Held while a pass of compaction runs.
+    compacting: tokio::sync::Mutex<compact::Progress>,
     /// Held from putting versions to publishing them, and while freezing.
     writing: tokio::sync::Mutex<()>,
     /// The open layer holds versions above the last record: it cannot be closed there.
@@ -173,6 +176,7 @@ impl Timeline {
             wal_source: Mutex::new(index.wal_source.clone()),
             uploads,
             index_order: Mutex::new(()),
+            compacting: tokio::sync::Mutex::default(),
             writing: tokio::sync::Mutex::new(()),
             ahead: AtomicBool::new(false),
             frozen: Notify::new(),
@@ -183,12 +187,16 @@ impl Timeline {
         })
     }
 
-    /// Starts uploading and flushing.
+    /// Starts uploading, flushing and, if it is on, compaction.
     pub fn start(self: &Arc<Timeline>) {
         let uploads = self.uploads.clone();
         self.scope.spawn("upload", |cancel| uploads.run(cancel));
         let timeline = self.clone();
         self.scope.spawn("flush", |cancel| flush::run(timeline, cancel));
+        if !self.shared.config.compaction_period.is_zero() {
+            let timeline = self.clone();
+            self.scope.spawn("compact", |cancel| compact::run(timeline, cancel));
+        }
     }
 
     pub(crate) fn apply_context(&self) -> ApplyContext {
@@ -234,7 +242,7 @@ impl Timeline {
 
     /// Sets the primary to follow; kept in the index. Completes when that is stored.
     pub async fn set_wal_source(&self, source: Option<String>) -> Result<(), crate::remote::upload::QueueClosed> {
-        self.schedule_upload(|| *self.wal_source.lock() = source, Vec::new());
+        self.schedule_upload(|| *self.wal_source.lock() = source, Vec::new(), Vec::new());
         self.uploads.drained().await
     }
 
@@ -267,12 +275,12 @@ impl Timeline {
         }
     }
 
-    /// Changes what the index says, and schedules new layers and that index, in one step: no index tells of a change whose
-    /// layers are not scheduled yet, and a later one never knows less.
-    fn schedule_upload(&self, change: impl FnOnce(), layers: Vec<LayerName>) {
+    /// Changes what the index says, and schedules new layers, that index, and the removal of layers that are not in it any more,
+    /// in one step: no index tells of a change whose layers are not scheduled yet, and a later one never knows less.
+    fn schedule_upload(&self, change: impl FnOnce(), layers: Vec<LayerName>, gone: Vec<(LayerName, Generation)>) {
         let _in_order = self.index_order.lock();
         change();
-        self.uploads.upload(layers, self.index());
+        self.uploads.upload(layers, self.index(), gone);
     }
 
     /// Waits for the uploads of everything that was flushed before.

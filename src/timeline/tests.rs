@@ -57,7 +57,7 @@ async fn no_index_tells_of_a_flush_whose_layer_is_not_scheduled_before_it() {
         let tasks = other.shared.env.tasks.clone();
         let work = move || {
             at_flush.recv().unwrap();
-            other.schedule_upload(|| *other.wal_source.lock() = Some("host=x".to_string()), Vec::new());
+            other.schedule_upload(|| *other.wal_source.lock() = Some("host=x".to_string()), Vec::new(), Vec::new());
             let _ = look.send(());
         };
         tasks.blocking("beside", work).await;

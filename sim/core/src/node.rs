@@ -41,6 +41,9 @@ pub fn config(knobs: &PageserverKnobs) -> Config {
     config.disk_reserve_bytes = 1 << 20;
     config.wal_log_keep_bytes = knobs.wal_log_keep_bytes;
     config.compaction_target_size = knobs.compaction_target_size;
+    config.compaction_period = Duration::from_millis(knobs.compaction.period_ms);
+    config.compaction_threshold = knobs.compaction.threshold.max(2);
+    config.image_creation_threshold = knobs.compaction.image_threshold.max(1);
     config
 }
 

@@ -11,7 +11,7 @@ mod small;
 use crate::disk::CrashKind;
 use crate::postgres::generator::{Weights, WorkloadKnobs};
 use crate::postgres::walsender::WalsenderKnobs;
-use crate::scenario::{Between, Scenario};
+use crate::scenario::{Between, Pageserver, Scenario};
 use palimpsest::io_abstraction::rng::below;
 use palimpsest::io_abstraction::{DetRng, RngSource};
 use serde::de::DeserializeOwned;
@@ -71,11 +71,23 @@ pub struct PageserverKnobs {
     pub idle_timeout_ms: u64,
     pub wal_log_keep_bytes: u64,
     pub compaction_target_size: u64,
+    /// Missing in plans from before there was compaction: there is none then.
+    #[serde(default)]
+    pub compaction: CompactionKnobs,
     pub redo_child: bool,
     /// Chance that a site of `buggify!` is live in this run, and then that it acts, in parts per million; 0: none is.
     pub buggify_ppm: u32,
     /// Chance that a redo child misbehaves at a request, in parts per million.
     pub redo_fault_ppm: u32,
+}
+
+/// A period of 0 ms: there is no compaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactionKnobs {
+    pub period_ms: u64,
+    pub threshold: u64,
+    pub image_threshold: u64,
 }
 
 /// Something a client or the primary does. Times count from the end of the setup.
@@ -390,10 +402,19 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
             idle_timeout_ms: draw(r, p.idle_timeout_ms),
             wal_log_keep_bytes: draw_log(r, p.wal_log_keep_bytes),
             compaction_target_size: draw_log(r, p.compaction_target_size),
+            compaction: compaction(&mut source.stream("compaction"), p),
             redo_child: chance(r, p.redo_child_chance),
             buggify_ppm: buggify(&mut source.stream("buggify"), p.buggify_chance),
             redo_fault_ppm: draw_log(r, p.redo_fault_ppm) as u32,
         },
+    }
+}
+
+fn compaction(rng: &mut DetRng, ranges: &Pageserver) -> CompactionKnobs {
+    CompactionKnobs {
+        period_ms: draw_log(rng, ranges.compaction_period_ms),
+        threshold: draw(rng, ranges.compaction_threshold),
+        image_threshold: draw(rng, ranges.image_creation_threshold),
     }
 }
 

@@ -168,6 +168,10 @@ pub struct Pageserver {
     pub idle_timeout_ms: Between,
     pub wal_log_keep_bytes: Between,
     pub compaction_target_size: Between,
+    /// 0: there is no compaction.
+    pub compaction_period_ms: Between,
+    pub compaction_threshold: Between,
+    pub image_creation_threshold: Between,
     pub redo_child_chance: u64,
     pub redo_fault_ppm: Between,
     /// Percentage of seeds in which the product takes its unusual paths now and then.
@@ -185,6 +189,9 @@ impl Default for Pageserver {
             idle_timeout_ms: range(2_000, 10_000),
             wal_log_keep_bytes: range(0, 262_144),
             compaction_target_size: range(65_536, 1_048_576),
+            compaction_period_ms: range(100, 2_000),
+            compaction_threshold: range(2, 6),
+            image_creation_threshold: range(1, 4),
             redo_child_chance: 50,
             redo_fault_ppm: range(0, 10_000),
             buggify_chance: 30,

@@ -4,8 +4,8 @@
 //! scenarios have. The same bytes give the same plan. A byte changed in an operation changes no knob and no fault.
 
 use super::{
-    Fault, FaultKind, Files, Knobs, LinkFault, NetworkKnobs, Op, OpKind, PageserverKnobs, Peer, Plan, ReadKind, WalsenderKnobs,
-    WorkloadKnobs,
+    CompactionKnobs, Fault, FaultKind, Files, Knobs, LinkFault, NetworkKnobs, Op, OpKind, PageserverKnobs, Peer, Plan, ReadKind,
+    WalsenderKnobs, WorkloadKnobs,
 };
 use crate::disk::CrashKind;
 use crate::postgres::generator::Weights;
@@ -32,9 +32,11 @@ impl Plan {
 impl<'a> Arbitrary<'a> for Plan {
     fn arbitrary(u: &mut Unstructured<'a>) -> Result<Plan> {
         let seed = u.arbitrary()?;
-        let knobs = knobs(u)?;
+        let mut knobs = knobs(u)?;
         let faults = faults(u, knobs.run_ms)?;
         let ops = ops(u, &knobs)?;
+        // Last: what bytes from before there was compaction say stays as it was.
+        knobs.pageserver.compaction = compaction(u)?;
         Ok(Plan { scenario: "arbitrary".to_string(), seed, knobs, ops, faults })
     }
 }
@@ -121,9 +123,19 @@ fn pageserver(u: &mut Unstructured<'_>) -> Result<PageserverKnobs> {
         idle_timeout_ms: within(u, ranges.idle_timeout_ms)?,
         wal_log_keep_bytes: within(u, ranges.wal_log_keep_bytes)?,
         compaction_target_size: within(u, ranges.compaction_target_size)?,
+        compaction: CompactionKnobs::default(),
         redo_child: u.arbitrary()?,
         buggify_ppm: ppm(u, 200_000)?,
         redo_fault_ppm: within_u32(u, ranges.redo_fault_ppm)?,
+    })
+}
+
+fn compaction(u: &mut Unstructured<'_>) -> Result<CompactionKnobs> {
+    let ranges = Pageserver::default();
+    Ok(CompactionKnobs {
+        period_ms: within(u, ranges.compaction_period_ms)?,
+        threshold: within(u, ranges.compaction_threshold)?,
+        image_threshold: within(u, ranges.image_creation_threshold)?,
     })
 }
 
