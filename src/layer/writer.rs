@@ -137,10 +137,16 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Completes the file under its name, durably.
+    /// Completes the file under its name, durably. On an error the temporary file is removed: the disk may be full.
     ///
     /// Panics: a layer without values, or a value outside the name's ranges.
-    pub fn finish(mut self, disk: &dyn Disk, name: LayerName) -> io::Result<FinishedLayer> {
+    pub fn finish(self, disk: &dyn Disk, name: LayerName) -> io::Result<FinishedLayer> {
+        let temporary = self.temporary.clone();
+        // What cannot be removed now is removed at the next start.
+        self.complete(disk, name).inspect_err(|_| _ = disk.unlink(&temporary))
+    }
+
+    fn complete(mut self, disk: &dyn Disk, name: LayerName) -> io::Result<FinishedLayer> {
         let keys = self.key_range().expect("a layer has values");
         assert!(name.kind == self.kind && name.keys.start <= keys.start && keys.end <= name.keys.end, "{name} does not cover its keys");
         self.close_block()?;

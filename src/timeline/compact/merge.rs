@@ -12,13 +12,15 @@ use crate::layer::{LayerError, LayerFile, LayerKind, LayerName, LayerWriter, Sca
 use crate::timeline::{Layer, Timeline};
 use crate::types::{Key, Lsn};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of values that are copied between two points where a stop is noticed.
 const SLICE_BYTES: usize = 4 << 20;
+/// What a version costs besides its value: many are empty.
+const VERSION_BYTES: usize = 64;
 
 /// Why a merge ended early.
 enum Stop {
@@ -64,13 +66,15 @@ pub async fn run(timeline: &Arc<Timeline>, inputs: &[Arc<Layer>], layer_bytes: u
         files.push(input.file(timeline).await?);
     }
     // Damage may be only here: every input is fetched again once.
-    for _ in 0..inputs.len() {
+    let mut mended = BTreeSet::new();
+    loop {
         match once(timeline, &files, layer_bytes).await {
-            Err(Stop::Input(at, error)) if error.is_damage() => files[at] = inputs[at].replace(timeline, &files[at]).await?,
+            Err(Stop::Input(at, error)) if error.is_damage() && mended.insert(at) => {
+                files[at] = inputs[at].replace(timeline, &files[at]).await?;
+            }
             other => return other.map_err(CompactError::from),
         }
     }
-    once(timeline, &files, layer_bytes).await.map_err(CompactError::from)
 }
 
 impl From<Stop> for CompactError {
@@ -162,11 +166,11 @@ impl Merge {
 
     /// Copies one version; gives its size.
     fn copy(&mut self, at: usize) -> Result<usize, Stop> {
-        if let Some((lsn, output)) = self.inputs[at].current().map(|version| version.lsn).zip(self.output.as_ref()) {
-            if output.alone.is_some_and(|start| start < lsn) && output.writer.size() >= self.layer_bytes {
-                self.close(Some(lsn))?;
-                self.open(Some(lsn))?;
-            }
+        let lsn = self.inputs[at].current().map_or(Lsn::INVALID, |version| version.lsn);
+        let is_long = |output: &Output| output.alone.is_some_and(|start| start < lsn) && output.writer.size() >= self.layer_bytes;
+        if self.output.as_ref().is_some_and(is_long) {
+            self.close(Some(lsn))?;
+            self.open(Some(lsn))?;
         }
         let is_oldest = std::mem::replace(&mut self.is_oldest, false);
         let is_lost = crate::planted!(self.timeline.shared.env, "compaction-drops-oldest") && is_oldest && self.is_elsewhere(at);
@@ -178,7 +182,7 @@ impl Merge {
             ValueKind::Record => self.depth.saturating_add(1),
         };
         self.depth = depth.unwrap_or(counted);
-        let bytes = value.len();
+        let bytes = value.len() + VERSION_BYTES;
         if !is_lost {
             output.writer.put(key, lsn, kind, value, self.depth)?;
             self.copied += 1;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::io_abstraction::Env;
-use crate::io_abstraction::disk::{OpenMode, read_file};
+use crate::io_abstraction::disk::{FileOps as _, OpenMode, read_file};
 use crate::layer::{Batch, LayerKind, ValueKind};
 use crate::timeline::directory::{RelDir, encode_size};
 use crate::timeline::testing::{self, START, TENANT, TIMELINE};
@@ -36,10 +36,14 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 fn shared(env: &Env, directory: &Path, images_at: u64) -> Arc<Shared> {
+    shared_with(env, directory, images_at, Duration::ZERO)
+}
+
+fn shared_with(env: &Env, directory: &Path, images_at: u64, period: Duration) -> Arc<Shared> {
     testing::shared(env, directory, |config| {
         config.checkpoint_distance = 8192;
         config.compaction_target_size = 4 * PAGE_SIZE as u64;
-        config.compaction_period = Duration::ZERO;
+        config.compaction_period = period;
         config.compaction_threshold = 2;
         config.image_creation_threshold = images_at;
     })
@@ -359,4 +363,48 @@ async fn an_older_generation_of_a_name_is_another_object() {
     assert_eq!(collected(&next, key(2), lsn).await, expected(&[(&versions, Lsn::MAX)], key(2), lsn));
     timeline.shutdown().await;
     next.shutdown().await;
+}
+
+#[tokio::test]
+async fn passes_come_by_themselves_and_end_with_the_timeline() {
+    let directory = tempfile::tempdir().unwrap();
+    let env = testing::memory_env();
+    let (timeline, versions) = with_layers(&shared_with(&env, directory.path(), 1, Duration::from_millis(1))).await;
+    let done = async {
+        while timeline.layers().historic.iter().all(|layer| layer.name.is_level0() || layer.name.lsns.start == START) {
+            env.clock.sleep(Duration::from_millis(1)).await;
+        }
+        timeline.shutdown().await;
+    };
+    env.clock.timeout(Duration::from_secs(30), done).await.expect("a pass comes, and the shutdown ends it");
+    let lsn = timeline.last_record.lsn();
+    assert_eq!(collected(&timeline, key(2), lsn).await, expected(&[(&versions, Lsn::MAX)], key(2), lsn));
+}
+
+#[tokio::test]
+async fn damage_of_an_input_is_mended_from_remote_storage_or_leaves_all_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let env = testing::memory_env();
+    let (timeline, versions) = with_layers(&shared(&env, directory.path(), 1000)).await;
+    timeline.uploaded().await.unwrap();
+    let layer = timeline.layers().historic.iter().find(|l| l.name.is_level0()).cloned().unwrap();
+    let (local, object) = (
+        timeline.local_directory().join(layer.name.to_string()),
+        crate::remote::path::layer(TENANT, TIMELINE, &layer.name, layer.meta.generation),
+    );
+    let sound = timeline.shared.remote.get(&object).await.unwrap();
+    let mut bytes = sound.to_vec();
+    bytes[100] ^= 1;
+    env.disk.open(&local, OpenMode::ReadWrite).unwrap().write_at(0, &bytes).unwrap();
+    timeline.shared.remote.put(&object, bytes.into()).await.unwrap();
+    let before = timeline.index();
+    assert!(matches!(timeline.compact_now().await, Err(CompactError::Layer(error)) if error.is_damage()));
+    assert_eq!(timeline.index(), before);
+    let files = env.disk.list(&timeline.local_directory()).unwrap();
+    assert!(files.iter().all(|file| before.layer_metadata.contains_key(&file.name)), "{files:?}");
+    timeline.shared.remote.put(&object, sound).await.unwrap();
+    assert!(timeline.compact_now().await.unwrap().merged > 2);
+    let lsn = timeline.last_record.lsn();
+    assert_eq!(collected(&timeline, key(5), lsn).await, expected(&[(&versions, Lsn::MAX)], key(5), lsn));
+    timeline.shutdown().await;
 }
