@@ -106,3 +106,16 @@ fn a_scan_gives_every_value_in_order_and_notices_damage() {
     let damaged = LayerFile::open(&*disk, dir.path(), &name, &cache).map(Arc::new).and_then(|f| Scan::start(f, &cache).map(|_| ()));
     assert!(damaged.is_err_and(|e| e.is_damage()));
 }
+
+#[test]
+fn a_layer_that_cannot_be_finished_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = real::file_system();
+    let name = LayerName::delta(Key::MIN..Key::MAX, Lsn(8)..Lsn(1000));
+    disk.create_dir_all(&dir.path().join(name.to_string())).unwrap();
+    let mut writer = LayerWriter::create(&*disk, dir.path(), LayerKind::Delta, 1).unwrap();
+    writer.put(key(0), Lsn(8), ValueKind::Image, b"x", 0).unwrap();
+    assert!(writer.finish(&*disk, name.clone()).is_err());
+    let left: Vec<String> = disk.list(dir.path()).unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(left, [name.to_string()]);
+}
