@@ -109,7 +109,8 @@ impl Default for Config {
             wal_log_keep_bytes: 64 << 20,
             wal_log_bytes_max: 64 << 30,
             compaction_target_size: 128 << 20,
-            compaction_period: Duration::from_secs(20),
+            // Off: nothing keeps a node yet from removing objects that the index of a newer generation names.
+            compaction_period: Duration::ZERO,
             compaction_threshold: 10,
             image_creation_threshold: 3,
             page_service_idle_timeout: Duration::from_secs(600),

@@ -51,13 +51,8 @@ const BUGS: [Bug; 26] = [
     bug("file-never-closed", "sched", "smoke", "the file of an uploaded layer stays open"),
     bug("no-silence-limit", "net", "wal_source", "a stream of WAL without a sign of life is waited for without end"),
     bug("no-connect-limit", "net", "wal_source", "a connection to the primary is waited for without end"),
-    bug(
-        "compaction-deletes-first",
-        "sched",
-        "crash_during_upload",
-        "layers that were merged are removed before an index without them is stored",
-    ),
-    bug("compaction-drops-oldest", "sched", "smoke", "a merge loses the oldest version of each key that several of its layers have"),
+    bug("compaction-deletes-first", "sched", "compaction", "layers that were merged are removed before an index without them is stored"),
+    bug("compaction-drops-oldest", "sched", "compaction", "a merge loses the oldest version of each key that several of its layers have"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 

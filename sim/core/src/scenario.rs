@@ -189,7 +189,7 @@ impl Default for Pageserver {
             idle_timeout_ms: range(2_000, 10_000),
             wal_log_keep_bytes: range(0, 262_144),
             compaction_target_size: range(65_536, 1_048_576),
-            compaction_period_ms: range(100, 2_000),
+            compaction_period_ms: range(0, 0),
             compaction_threshold: range(2, 6),
             image_creation_threshold: range(1, 4),
             redo_child_chance: 50,
