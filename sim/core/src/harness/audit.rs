@@ -66,7 +66,10 @@ async fn ask_all(scene: &Scene, when: &str) {
             }
         }
     }
-    times::ask(scene, when).await;
+    // On a disk that lies the node may rightly stop before the commits that are asked for.
+    if !scene.plan.knobs.hostile {
+        times::ask(scene, when).await;
+    }
 }
 
 async fn answered(scene: &Scene, stream: &mut Option<readers::Open>, question: Question) -> bool {
