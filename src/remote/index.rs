@@ -78,7 +78,9 @@ impl IndexPart {
         if !index.disk_consistent_lsn.0.is_multiple_of(8) {
             return Err(IndexError::Unaligned(index.disk_consistent_lsn));
         }
-        if let Some(bad) = index.layer_metadata.keys().find(|name| name.parse::<LayerName>().is_err()) {
+        // A name in another spelling would be the same layer twice.
+        let is_canonical = |name: &String| name.parse::<LayerName>().is_ok_and(|layer| layer.text() == *name);
+        if let Some(bad) = index.layer_metadata.keys().find(|name| !is_canonical(name)) {
             return Err(IndexError::Layer(bad.clone()));
         }
         if index.layer_metadata.is_empty() && index.ancestor_timeline.is_none() {
@@ -131,5 +133,11 @@ pub(super) mod tests {
         assert!(refused(|i| i.ancestor_timeline = None));
         assert!(refused(|i| _ = i.layer_metadata.insert("x".into(), LayerMeta { file_size: 1, generation: Generation(1) })));
         assert!(IndexPart::decode(b"{").is_err());
+        // One layer under two names would be in the layer map twice.
+        let name = LayerName::image(crate::types::Key::MIN..crate::types::Key::MAX, Lsn(0xAB)).text();
+        let meta = LayerMeta { file_size: 1, generation: Generation(1) };
+        let named = |name: String| IndexPart { layer_metadata: [(name, meta)].into(), ..index.clone() }.encode();
+        assert!(IndexPart::decode(&named(name.clone())).is_ok());
+        assert!(matches!(IndexPart::decode(&named(name.to_lowercase())), Err(IndexError::Layer(_))));
     }
 }
