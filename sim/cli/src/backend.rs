@@ -159,7 +159,7 @@ impl Backend {
             for _ in 0..jobs.max(1) {
                 let (send, next, stop) = (send.clone(), &next, &stop);
                 scope.spawn(move || {
-                    while let Some(seeds) = take_batch(next, ask).filter(|_| !stop.load(Ordering::Relaxed)) {
+                    while let Some(seeds) = take_batch(next, ask, jobs).filter(|_| !stop.load(Ordering::Relaxed)) {
                         if let Err(text) = self.batch(&Ask { seeds, ..ask.clone() }, &send) {
                             // Nobody listens when the sweep has ended already.
                             let _ = send.send(Line::Broken(text));
@@ -230,13 +230,15 @@ impl Backend {
 /// How a backend ends that cannot use its scenario or plan; what it said names file and place.
 const UNUSABLE: i32 = 3;
 
-/// Seeds that one process runs: few, so that processes stay small and the work is spread.
+/// Seeds that one process runs at most: few, so that processes stay small.
 const BATCH: u64 = 10;
 
-fn take_batch(next: &Mutex<u64>, ask: &Ask) -> Option<Range<u64>> {
+/// The next seeds for one process, fewer towards the end, so that no process has long to run when the others have nothing left.
+fn take_batch(next: &Mutex<u64>, ask: &Ask, jobs: usize) -> Option<Range<u64>> {
     let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
     let (from, end) = (*next, ask.seeds.end);
-    let batch = if ask.batch == 0 { BATCH } else { ask.batch };
+    let share = end.saturating_sub(from) / (2 * jobs.max(1) as u64);
+    let batch = if ask.batch == 0 { share.clamp(1, BATCH) } else { ask.batch };
     *next = from.saturating_add(batch).min(end);
     (from < end).then_some(from..*next)
 }
