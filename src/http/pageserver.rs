@@ -6,8 +6,8 @@ use crate::replication::connstr::ConnStr;
 use crate::tenant::{CreateSpec, Kind, Origin, Registry, Tenant, TimelineHandle};
 use crate::types::{Lsn, TenantId, TimelineId};
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, State};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -29,6 +29,10 @@ fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
         Ok(Json(value)) => Ok(value),
         Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
     }
+}
+
+pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|rejection| ApiError::bad_request(rejection.body_text()))
 }
 
 pub async fn status(State(_): Shared) -> Json<serde_json::Value> {
@@ -189,9 +193,9 @@ pub struct TimelineQuery {
 pub async fn get_timeline(
     State(registry): Shared,
     Path((tenant, timeline)): Path<(String, String)>,
-    query: Result<axum::extract::Query<TimelineQuery>, axum::extract::rejection::QueryRejection>,
+    request: Result<Query<TimelineQuery>, QueryRejection>,
 ) -> Answer<TimelineInfo> {
-    let query = query.map_err(|e| ApiError::bad_request(e.body_text()))?;
+    let query = query(request)?;
     let handle = find(&registry, &tenant, &timeline)?;
     let mut size = None;
     if query.exact_logical_size {

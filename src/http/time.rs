@@ -1,6 +1,6 @@
 //! Times to LSNs and back, as the API tells them.
 
-use super::pageserver::{Answer, Shared, find, parse};
+use super::pageserver::{Answer, Shared, find, parse, query};
 use super::status::ApiError;
 use crate::tenant::Kind;
 use crate::timeline::ReadError;
@@ -11,10 +11,6 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
-    query.map(|Query(query)| query).map_err(|rejection| ApiError::bad_request(rejection.body_text()))
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

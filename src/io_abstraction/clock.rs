@@ -1,5 +1,6 @@
 //! Time. Monotonic and wall-clock time are different types: leases and timeouts use the first, persisted stamps the second.
 
+use crate::types::timestamp::POSTGRES_EPOCH_UNIX_SECONDS;
 use futures::future::BoxFuture;
 use std::future::Future;
 use std::time::Duration;
@@ -11,9 +12,6 @@ pub struct Mono(pub u64);
 /// Microseconds since 1970-01-01 UTC. May jump in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Wall(pub i64);
-
-/// Seconds from the Unix epoch to PostgreSQL's (2000-01-01 UTC). Source: PostgreSQL 15 `datatype/timestamp.h`.
-pub const POSTGRES_EPOCH_UNIX_SECONDS: i64 = 946_684_800;
 
 impl Mono {
     pub fn after(self, duration: Duration) -> Mono {

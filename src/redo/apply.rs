@@ -10,9 +10,6 @@ use crate::pg::xlog::record::{BlockRef, Record};
 use crate::types::key::KeyKind;
 use crate::types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, SlruKind};
 
-/// Length of the suffix that a pg_xact value may carry: the newest commit's time, big-endian.
-const COMMIT_TIME: usize = 8;
-
 /// A page in work; can be loaded again and again without allocating.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageBuf {
@@ -44,13 +41,12 @@ impl PageBuf {
             return Ok(());
         };
         let bad = || RedoError::Base { key, len: base.len() };
-        let (page, suffix) = base.split_first_chunk::<PAGE_SIZE>().ok_or_else(bad)?;
+        let (page, newest_commit) = split_value(base).ok_or_else(bad)?;
         let clog = key.field1 == 1 && key.field2 == SlruKind::Clog as u32;
-        match suffix.first_chunk::<COMMIT_TIME>() {
-            _ if suffix.is_empty() => {}
-            Some(time) if clog && suffix.len() == COMMIT_TIME => self.newest_commit = Some(i64::from_be_bytes(*time)),
-            _ => return Err(bad()),
+        if newest_commit.is_some() && !clog {
+            return Err(bad());
         }
+        self.newest_commit = newest_commit;
         self.page.copy_from_slice(page);
         Ok(())
     }
@@ -71,12 +67,22 @@ impl PageBuf {
 
     /// The value to store: see [`PageBuf::load`].
     pub fn to_value(&self) -> Vec<u8> {
-        let mut value = Vec::with_capacity(PAGE_SIZE + COMMIT_TIME);
+        let mut value = Vec::with_capacity(PAGE_SIZE + size_of::<i64>());
         value.extend_from_slice(&self.page[..]);
         if let Some(time) = self.newest_commit {
             value.extend_from_slice(&time.to_be_bytes());
         }
         value
+    }
+}
+
+/// The page of a stored value and, behind it on pages of pg_xact, the time of the newest commit on the page (i64, big-endian,
+/// microseconds since 2000); `None` for any other length.
+pub fn split_value(value: &[u8]) -> Option<(&PageBytes, Option<i64>)> {
+    let (page, suffix) = value.split_first_chunk::<PAGE_SIZE>()?;
+    match suffix.is_empty() {
+        true => Some((page, None)),
+        false => Some((page, Some(i64::from_be_bytes(suffix.try_into().ok()?)))),
     }
 }
 

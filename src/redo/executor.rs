@@ -12,7 +12,7 @@ use crate::layer::Reconstruct;
 use crate::pg::version::PgVersion;
 use crate::pg::xlog::record::Record;
 use crate::types::key::KeyKind;
-use crate::types::{Fork, Key, Lsn, PAGE_SIZE};
+use crate::types::{Fork, Key, Lsn, PAGE_SIZE, ZERO_PAGE};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -53,8 +53,6 @@ pub struct RedoExecutor {
     slots: Semaphore,
 }
 
-static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
-
 impl RedoExecutor {
     pub fn new(env: &Env, mode: RedoMode, limit: Duration) -> RedoExecutor {
         RedoExecutor { env: env.clone(), mode, limit, idle: Mutex::default(), slots: Semaphore::new(CHILDREN_MAX) }
@@ -67,7 +65,7 @@ impl RedoExecutor {
     /// Applies the collected records to their base.
     pub async fn rebuild(&self, context: &ApplyContext, key: Key, found: &Reconstruct) -> Result<Bytes, RedoFailure> {
         // An empty image stands for a page of zeros.
-        let base = found.base_bytes().map(|base| if base.is_empty() { Bytes::from_static(&ZEROS) } else { base });
+        let base = found.base_bytes().map(|base| if base.is_empty() { Bytes::from_static(&ZERO_PAGE) } else { base });
         match (self.mode, key.kind()) {
             (RedoMode::Child, Some(KeyKind::RelBlock { rel, block })) => {
                 self.through_children(context, (key, BlockTag { rel, block }), base, found).await
@@ -98,7 +96,7 @@ impl RedoExecutor {
         let (mut request, mut asked) = (Vec::new(), Vec::new());
         for (place, (key, found)) in chains.iter().enumerate() {
             let Some(KeyKind::RelBlock { rel, block }) = key.kind().filter(|_| found.record_count() > 0) else { continue };
-            let base = found.base().map(|base| if base.is_empty() { &ZEROS[..] } else { base });
+            let base = found.base().map(|base| if base.is_empty() { &ZERO_PAGE[..] } else { base });
             let base = base.map(|base| base.try_into());
             if rel.fork == Fork::Vm || matches!(base, Some(Err(_))) {
                 continue;

@@ -32,7 +32,7 @@ mod testing;
 pub mod verify;
 mod vm;
 
-pub use apply::{PageBuf, apply_record, changes_restored_page, replaces_page, replay};
+pub use apply::{PageBuf, apply_record, changes_restored_page, replaces_page, replay, split_value};
 pub use image::restore_image;
 pub use vm::cleared_blocks;
 

@@ -5,11 +5,9 @@ use super::sizes::Lookup;
 use super::{ReadError, Timeline};
 use crate::types::key::REL_DIR_BUCKETS;
 use crate::types::rel::DEFAULT_TABLESPACE;
-use crate::types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, SlruKind};
+use crate::types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, SlruKind, ZERO_PAGE};
 use bytes::Bytes;
 use std::collections::BTreeSet;
-
-static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 impl Timeline {
     async fn decoded<T>(&self, key: Key, lsn: Lsn, decode: impl FnOnce(&[u8]) -> Result<T, MalformedDirectory>) -> Result<T, ReadError> {
@@ -35,7 +33,12 @@ impl Timeline {
         if !self.rel_exists(rel, lsn).await? {
             return Ok(None);
         }
-        self.decoded(Key::rel_size(rel), lsn, directory::decode_size).await.map(Some)
+        self.stored_rel_size(rel, lsn).await.map(Some)
+    }
+
+    /// Size in blocks of a relation that exists, without asking whether it does.
+    pub(super) async fn stored_rel_size(&self, rel: RelTag, lsn: Lsn) -> Result<u32, ReadError> {
+        self.decoded(Key::rel_size(rel), lsn, directory::decode_size).await
     }
 
     /// Size in blocks of a relation that is known to exist, or existed once; `None` if there never was one.
@@ -45,7 +48,7 @@ impl Timeline {
             Lookup::Known(size) => return Ok(size),
             Lookup::Unknown { epoch } => epoch,
         };
-        let size = match self.decoded(Key::rel_size(rel), lsn, directory::decode_size).await {
+        let size = match self.stored_rel_size(rel, lsn).await {
             Ok(size) => Some(size),
             Err(ReadError::Missing { .. }) => None,
             Err(error) => return Err(error),
@@ -60,7 +63,7 @@ impl Timeline {
     pub async fn rel_block(&self, rel: RelTag, block: u32, lsn: Lsn) -> Result<Bytes, ReadError> {
         match self.last_rel_size(rel, lsn).await? {
             None => return Err(ReadError::NoRelation { timeline: self.identity.timeline, rel, lsn }),
-            Some(size) if block >= size => return Ok(Bytes::from_static(&ZEROS)),
+            Some(size) if block >= size => return Ok(Bytes::from_static(&ZERO_PAGE)),
             Some(_) => {}
         }
         let page = self.get(Key::rel_block(rel, block), lsn).await?;
@@ -89,7 +92,7 @@ impl Timeline {
         let mut blocks = 0;
         for (rel, fork) in self.relations(DEFAULT_TABLESPACE, db, lsn).await? {
             let tag = RelTag { spc: DEFAULT_TABLESPACE, db, rel, fork };
-            blocks += u64::from(self.decoded(Key::rel_size(tag), lsn, directory::decode_size).await?);
+            blocks += u64::from(self.stored_rel_size(tag, lsn).await?);
         }
         Ok(blocks * PAGE_SIZE as u64)
     }
@@ -99,7 +102,7 @@ impl Timeline {
         let mut blocks = 0;
         for (spc, db) in self.db_dir(lsn).await?.0.into_keys() {
             for (rel, fork) in self.relations(spc, db, lsn).await? {
-                blocks += u64::from(self.decoded(Key::rel_size(RelTag { spc, db, rel, fork }), lsn, directory::decode_size).await?);
+                blocks += u64::from(self.stored_rel_size(RelTag { spc, db, rel, fork }, lsn).await?);
             }
         }
         Ok(blocks * PAGE_SIZE as u64)

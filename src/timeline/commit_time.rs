@@ -3,8 +3,9 @@
 
 use super::read::GET_TOGETHER;
 use super::{ReadError, Timeline};
+use crate::redo::split_value;
 use crate::types::timestamp::PgTimestamp;
-use crate::types::{Key, Lsn, PAGE_SIZE, SlruKind};
+use crate::types::{Key, Lsn, SlruKind};
 use std::collections::BTreeSet;
 
 /// What is known of a time. Each comes with an LSN to branch at.
@@ -88,7 +89,7 @@ impl Timeline {
     async fn commit_times(&self, pages: &[Key], lsn: Lsn) -> Result<Vec<Option<PgTimestamp>>, ReadError> {
         let wanted: Vec<(Key, Lsn)> = pages.iter().map(|key| (*key, lsn)).collect();
         let time = |page: Result<bytes::Bytes, ReadError>| match page {
-            Ok(page) => Ok(page.get(PAGE_SIZE..).and_then(|time| time.try_into().ok()).map(|time| PgTimestamp(i64::from_be_bytes(time)))),
+            Ok(page) => Ok(split_value(&page).and_then(|(_, time)| time).map(PgTimestamp)),
             Err(ReadError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         };

@@ -228,7 +228,7 @@ async fn write(timeline: &Arc<Timeline>, frozen: &Arc<MemoryLayer>) -> Result<Fi
 }
 
 /// Makes room again after an error: the disk may be full. What cannot be removed now is removed at the next start.
-async fn discard(timeline: &Timeline, writer: LayerWriter) {
+pub(super) async fn discard(timeline: &Timeline, writer: LayerWriter) {
     let disk = timeline.shared.env.disk.clone();
     let _ = timeline.shared.env.tasks.blocking("discard-layer", move || writer.discard(&*disk)).await;
 }

@@ -5,7 +5,7 @@ use super::{LayerSet, Timeline};
 use crate::io_abstraction::ClockExt as _;
 use crate::layer::{Below, Reconstruct};
 use crate::redo::executor::RedoFailure;
-use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, TimelineId};
+use crate::types::{Key, Lsn, RelTag, TimelineId, ZERO_PAGE};
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ impl Timeline {
             return Ok(None);
         }
         let base = found.base_bytes().unwrap_or_default();
-        Ok(Some(if base.is_empty() && is_page(key) { Bytes::from_static(&ZEROS) } else { base }))
+        Ok(Some(if base.is_empty() && is_page(key) { Bytes::from_static(&ZERO_PAGE) } else { base }))
     }
 
     /// Collects base and records of `key` at `lsn` from this timeline and its ancestors.
@@ -222,8 +222,6 @@ impl Timeline {
         Box::pin(self.collect(key, lsn))
     }
 }
-
-static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 fn is_page(key: Key) -> bool {
     use crate::types::key::KeyKind;

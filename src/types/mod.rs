@@ -17,3 +17,6 @@ pub use rel::{Fork, RelTag, SlruKind};
 
 /// Size of a PostgreSQL page in bytes (`BLCKSZ`), the only one supported.
 pub const PAGE_SIZE: usize = 8192;
+
+/// A page of zeros, which PostgreSQL takes for an empty one.
+pub static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];

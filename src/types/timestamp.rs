@@ -8,13 +8,14 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PgTimestamp(pub i64);
 
-/// 2000-01-01 in microseconds since 1970-01-01.
-const EPOCH: i64 = 946_684_800_000_000;
+/// Seconds from the Unix epoch to PostgreSQL's (2000-01-01 UTC). Source: PostgreSQL 15 `datatype/timestamp.h`.
+pub const POSTGRES_EPOCH_UNIX_SECONDS: i64 = 946_684_800;
+const EPOCH_MICROS: i64 = POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000;
 
 /// RFC 3339 in UTC with microseconds; a damaged value that no calendar has is written as its number.
 impl fmt::Display for PgTimestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.checked_add(EPOCH).and_then(DateTime::<Utc>::from_timestamp_micros) {
+        match self.0.checked_add(EPOCH_MICROS).and_then(DateTime::<Utc>::from_timestamp_micros) {
             Some(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::Micros, true)),
             None => write!(f, "{} µs since 2000", self.0),
         }
@@ -31,7 +32,7 @@ impl FromStr for PgTimestamp {
 
     fn from_str(text: &str) -> Result<PgTimestamp, ParseTimestampError> {
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| ParseTimestampError(text.to_string()))?;
-        Ok(PgTimestamp(time.timestamp_micros() - EPOCH))
+        Ok(PgTimestamp(time.timestamp_micros() - EPOCH_MICROS))
     }
 }
 

@@ -3,14 +3,15 @@
 //! Invariant CO-3: an image layer changes no answer. It holds the value that a read at its LSN gives; a key that it lacks is looked
 //! for below it, as if it were not there.
 
+use super::CompactError;
 use super::keyspace::Part;
-use super::{CompactError, discard};
 use crate::io_abstraction::tasks::yield_now;
 use crate::layer::writer::FinishedLayer;
 use crate::layer::{LayerKind, LayerName, LayerWriter, ValueKind};
 use crate::redo::executor::RedoFailure;
+use crate::timeline::flush::discard;
 use crate::timeline::{ReadError, Timeline};
-use crate::types::{Key, Lsn, PAGE_SIZE};
+use crate::types::{Key, Lsn, ZERO_PAGE};
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ fn sort_out(wanted: &[(Key, Lsn)], values: Vec<Result<Bytes, ReadError>>) -> Res
     let mut found = Vec::with_capacity(wanted.len());
     for ((key, _), value) in wanted.iter().zip(values) {
         match value {
-            Ok(value) if value == ZEROS[..] => found.push((*key, Bytes::new())),
+            Ok(value) if value == ZERO_PAGE[..] => found.push((*key, Bytes::new())),
             Ok(value) => found.push((*key, value)),
             // A block that was never written. Its readers get the same error above the image and below it.
             Err(ReadError::Missing { .. }) => {}
@@ -80,8 +81,6 @@ fn sort_out(wanted: &[(Key, Lsn)], values: Vec<Result<Bytes, ReadError>>) -> Res
     }
     Ok(found)
 }
-
-static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// Trying again would give the same.
 fn is_hopeless(error: &ReadError) -> bool {

@@ -1,6 +1,5 @@
 //! The keys that a timeline has at an LSN, and their division into parts of about equal size.
 
-use crate::timeline::directory::decode_size;
 use crate::timeline::{ReadError, Timeline};
 use crate::types::key::REL_DIR_BUCKETS;
 use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, SlruKind};
@@ -53,10 +52,7 @@ impl KeySpace {
             all.add(Key::rel_dir(spc, db, 0), REL_DIR_BUCKETS);
             for (rel, fork) in timeline.relations(spc, db, lsn).await? {
                 let rel = RelTag { spc, db, rel, fork };
-                let key = Key::rel_size(rel);
-                let reason = "the size of a relation is damaged";
-                let blocks = decode_size(&timeline.get(key, lsn).await?).map_err(|_| ReadError::Malformed { key, lsn, reason })?;
-                all.add(Key::rel_block(rel, 0), blocks);
+                all.add(Key::rel_block(rel, 0), timeline.stored_rel_size(rel, lsn).await?);
                 all.add(Key::rel_size(rel), 1);
             }
         }

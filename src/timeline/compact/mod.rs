@@ -21,7 +21,7 @@ use super::layer::{Layer, LayerAccessError};
 use super::{LayerSet, ReadError, Timeline};
 use crate::io_abstraction::ClockExt as _;
 use crate::layer::writer::FinishedLayer;
-use crate::layer::{LayerError, LayerName, LayerWriter};
+use crate::layer::{LayerError, LayerName};
 use crate::remote::LayerMeta;
 use crate::types::{Key, Lsn};
 use choose::Settings;
@@ -201,10 +201,4 @@ fn remove_files(timeline: &Timeline, layers: &[FinishedLayer]) {
     for layer in layers {
         let _ = timeline.shared.env.disk.unlink(&directory.join(layer.name.to_string()));
     }
-}
-
-/// Gives a file in the making up, as [`remove_files`].
-async fn discard(timeline: &Timeline, writer: LayerWriter) {
-    let disk = timeline.shared.env.disk.clone();
-    let _ = timeline.shared.env.tasks.blocking("discard-layer", move || writer.discard(&*disk)).await;
 }

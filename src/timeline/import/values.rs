@@ -10,14 +10,12 @@ use crate::pg::checksum::verify_checksum;
 use crate::pg::control::RELATION_FILE_BLOCKS;
 use crate::timeline::directory::{DbDir, RelDir, SlruDir, TablespaceDir, TwoPhaseDir, encode_size};
 use crate::types::key::REL_DIR_BUCKETS;
-use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, SlruKind};
+use crate::types::{Key, Lsn, PAGE_SIZE, RelTag, SlruKind, ZERO_PAGE};
 use std::io;
 use std::path::Path;
 
 /// Pages read at once.
 const READ_PAGES: u32 = 128;
-const ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
-
 /// Writes all values of the cluster. On an error the files written so far are removed.
 pub fn write(
     disk: &dyn Disk,
@@ -90,7 +88,7 @@ impl<'a> Layers<'a> {
 
     /// A page; zeros are stored as an empty image.
     fn put_page(&mut self, key: Key, page: &[u8]) -> Result<(), ImportError> {
-        self.put(key, if page == ZEROS { &[] } else { page })
+        self.put(key, if page == ZERO_PAGE { &[] } else { page })
     }
 
     /// Finishes the current layer; the next one begins at `end`.

@@ -13,7 +13,7 @@ use palimpsest::pg::xlog::stream::RecordSpan;
 use palimpsest::pg::xlog::synthesize::{BlockSpec, ImageSpec, RecordBuilder, WalIdentity, WalWriter};
 use palimpsest::redo::{ApplyContext, PageBuf, apply_record, rmid};
 use palimpsest::types::rel::{DEFAULT_TABLESPACE, Fork};
-use palimpsest::types::timestamp::PgTimestamp;
+use palimpsest::types::timestamp::{POSTGRES_EPOCH_UNIX_SECONDS, PgTimestamp};
 use palimpsest::types::{Key, Lsn, PAGE_SIZE, RelTag};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -443,7 +443,7 @@ impl Generator {
     /// Commit or abort. Aborts drop nothing.
     fn end_transaction(&mut self, dropped: &[RelTag]) {
         let commits = !dropped.is_empty() || self.below(5) > 0;
-        let time = (self.now_seconds - 946_684_800) * 1_000_000;
+        let time = (self.now_seconds - POSTGRES_EPOCH_UNIX_SECONDS) * 1_000_000;
         let mut main = time.to_le_bytes().to_vec();
         self.now_seconds += 1;
         let mut info = if commits { 0x00 } else { 0x20 };
