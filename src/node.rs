@@ -7,9 +7,9 @@ use crate::io_abstraction::{Address, Env, Scope};
 use crate::layer::BlockCache;
 use crate::page_service;
 use crate::redo::executor::RedoExecutor;
-use crate::remote::{RemoteClient, RemoteError};
-use crate::tenant::Registry;
-use crate::tenant::load::LoadError;
+use crate::remote::{RemoteClient, RemoteError, StoreAuthority, Validation};
+use crate::tenant::attach::LoadError;
+use crate::tenant::{Registry, Tenant};
 use crate::timeline::Shared;
 use crate::types::Generation;
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,11 @@ pub struct Node {
     pub registry: Arc<Registry>,
     /// Two processes on one data directory would remove each other's files.
     _lock: DiskLock,
+    /// The listeners.
     services: Scope,
+    background: Scope,
+    /// Tenants that the start began to bring up.
+    loading: Vec<Arc<Tenant>>,
     http_address: Address,
     pages_address: Address,
 }
@@ -49,24 +53,28 @@ pub struct Node {
 #[derive(Serialize, Deserialize)]
 struct NodeFile {
     generation: Generation,
+    /// The node took over what remote storage had when it began; from then on its own directory says which tenants it has.
+    #[serde(default)]
+    settled: bool,
 }
 
 impl Node {
-    /// Takes the next generation, loads all tenants, serves. Returns when both listeners accept.
+    /// Takes the next generation, begins to load all tenants, serves. Returns when both listeners accept.
     pub async fn start(env: Env, config: Config) -> Result<Node, StartError> {
         let (http_wanted, pages_wanted) = (config.http_address()?, config.pages_address()?);
         let lock = lock_data_dir(&env, &config)?;
-        let generation = next_generation(&env, &config).await?;
+        let NodeFile { generation, settled } = next_generation(&env, &config).await?;
+        let remote = RemoteClient::new(&env, generation);
+        let authority = Arc::new(StoreAuthority(remote.clone()));
         let shared = Arc::new(Shared {
             cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX), env.probe.clone()),
             redo: RedoExecutor::new(&env, config.redo, config.wal_redo_timeout),
-            remote: RemoteClient::new(&env, generation),
+            validation: Validation::new(&env, remote.clone(), authority),
+            remote,
             env: env.clone(),
             config,
         });
-        let registry = Registry::new(shared);
-        registry.load_all().await?;
-        let services = Scope::new(&env.tasks);
+        let registry = Registry::new(shared.clone());
         let listen = async |address: &Address| {
             let failed = |error| StartError::Listen { address: address.clone(), error };
             env.net.listen(address).await.map_err(failed)
@@ -74,11 +82,21 @@ impl Node {
         let http = listen(&http_wanted).await?;
         let pages = listen(&pages_wanted).await?;
         let (http_address, pages_address) = (http.local_address(), pages.local_address());
+        let background = Scope::new(&env.tasks);
+        background.spawn("validate", |cancel| shared.validation.clone().run(cancel));
+        let loading = match registry.load_all(!settled).await {
+            Ok(loading) => loading,
+            Err(error) => return Err(give_up(&registry, &background, error.into()).await),
+        };
+        if !settled && let Err(error) = write_node_file(&env, &shared.config, &NodeFile { generation, settled: true }) {
+            return Err(give_up(&registry, &background, error).await);
+        }
+        let services = Scope::new(&env.tasks);
         let router = http::router::router(registry.clone());
         services.spawn("http", |cancel| http::server::run(env.clone(), http, router, cancel));
         services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), cancel));
         env.probe.event("node-started", &|| format!("generation={}", generation.0));
-        Ok(Node { registry, _lock: lock, services, http_address, pages_address })
+        Ok(Node { registry, loading, _lock: lock, services, background, http_address, pages_address })
     }
 
     pub fn http_address(&self) -> &Address {
@@ -89,10 +107,18 @@ impl Node {
         &self.pages_address
     }
 
+    /// Completes when every tenant that the node had before is active or broken.
+    pub async fn loaded(&self) {
+        for tenant in &self.loading {
+            tenant.settled().await;
+        }
+    }
+
     /// Stops listening, flushes memory to layers and remote storage, ends every task.
     pub async fn shutdown(self) {
         self.services.shutdown().await;
         self.registry.shutdown(true).await;
+        self.background.shutdown().await;
         self.registry.shared.redo.shutdown().await;
         // A task that ended leaves the work behind that it waited for, and a disk may be slow. Whoever gets the data directory
         // next must not find segments replaced under its hands, so the lock is held until then.
@@ -100,6 +126,13 @@ impl Node {
             self.registry.shared.env.tasks.blocking_done().await;
         }
     }
+}
+
+/// Ends what a start that failed had begun.
+async fn give_up(registry: &Registry, background: &Scope, error: StartError) -> StartError {
+    registry.shutdown(false).await;
+    background.shutdown().await;
+    error
 }
 
 fn lock_data_dir(env: &Env, config: &Config) -> Result<DiskLock, StartError> {
@@ -113,26 +146,30 @@ fn lock_data_dir(env: &Env, config: &Config) -> Result<DiskLock, StartError> {
 
 /// The generation of this start: one more than that of the last, kept durably; if the local disk knows none, one more than any
 /// in remote storage, so that nothing an earlier life wrote is written over.
-async fn next_generation(env: &Env, config: &Config) -> Result<Generation, StartError> {
-    let directory = config.data_dir.clone();
-    let path = directory.join("node.json");
-    let failed = |error| StartError::DataDir { path: directory.clone(), error };
+async fn next_generation(env: &Env, config: &Config) -> Result<NodeFile, StartError> {
+    let path = config.data_dir.join("node.json");
     let last = match read_file(&*env.disk, &path) {
         Ok(bytes) => {
             let damaged = |e: serde_json::Error| StartError::NodeFile { path: path.clone(), reason: e.to_string() };
-            Some(serde_json::from_slice::<NodeFile>(&bytes).map_err(damaged)?.generation)
+            Some(serde_json::from_slice::<NodeFile>(&bytes).map_err(damaged)?)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(StartError::DataDir { path: config.data_dir.clone(), error }),
     };
+    let settled = last.as_ref().is_some_and(|last| last.settled);
     let last = match last {
-        Some(last) => Some(last),
+        Some(last) => Some(last.generation),
         None => RemoteClient::new(env, Generation(u32::MAX)).newest_generation().await?,
     };
-    let generation = last.map_or(Generation::FIRST, Generation::next);
-    let bytes = serde_json::to_vec(&NodeFile { generation }).expect("a number is plain data");
-    write_file_durably(&*env.disk, &path, &bytes).map_err(failed)?;
-    Ok(generation)
+    let next = NodeFile { generation: last.map_or(Generation::FIRST, Generation::next), settled };
+    write_node_file(env, config, &next)?;
+    Ok(next)
+}
+
+fn write_node_file(env: &Env, config: &Config, file: &NodeFile) -> Result<(), StartError> {
+    let bytes = serde_json::to_vec(file).expect("it is plain data");
+    let written = write_file_durably(&*env.disk, &config.data_dir.join("node.json"), &bytes);
+    written.map_err(|error| StartError::DataDir { path: config.data_dir.clone(), error })
 }
 
 #[cfg(test)]

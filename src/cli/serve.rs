@@ -4,16 +4,20 @@ use super::ConfigArgs;
 use super::output::{CommandError, Outcome};
 use crate::config::Config;
 use crate::io_abstraction::disk::read_file;
-use crate::io_abstraction::{Env, real};
+use crate::io_abstraction::{ClockExt as _, Env, real};
 use crate::node::Node;
 use crate::observe;
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct ServeArgs {
     #[command(flatten)]
     pub settings: ConfigArgs,
 }
+
+/// How long the line that says "ready" waits for the tenants.
+const LOADING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Reads the settings.
 pub fn load_config(args: &ConfigArgs) -> Result<Config, CommandError> {
@@ -42,6 +46,10 @@ pub fn run(args: ServeArgs) -> Outcome {
         let config = load_config(&args.settings)?;
         let env = real_env(&config)?;
         let node = Node::start(env, config).await.map_err(CommandError::new)?;
+        // Clients that come earlier are told to come again.
+        if node.registry.shared.env.clock.timeout(LOADING_LIMIT, node.loaded()).await.is_err() {
+            tracing::warn!("tenants are still being loaded");
+        }
         println!("ready: http {} pages {}", node.http_address(), node.pages_address());
         let signal = real::termination().await;
         tracing::info!(signal, "stopping");

@@ -1,8 +1,10 @@
 //! The management API: HTTP/1.1 over the Net seam, JSON bodies.
 
+mod extract;
 pub mod metrics;
-pub mod pageserver;
 pub mod router;
 pub mod server;
 pub mod status;
+pub mod tenant;
 pub mod time;
+pub mod timeline;

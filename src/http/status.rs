@@ -1,5 +1,6 @@
 //! Errors to statuses, all of it. Bodies are `{"msg": "<prefix><message>"}`.
 
+use crate::tenant::error::ChangeError;
 use crate::tenant::{CreateError, Kind, LookupError};
 use axum::Json;
 use axum::http::StatusCode;
@@ -28,6 +29,7 @@ pub fn status(kind: Kind) -> (StatusCode, &'static str) {
         Kind::NotFound => (StatusCode::NOT_FOUND, "NotFound: "),
         Kind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "Not acceptable: "),
         Kind::Conflict => (StatusCode::CONFLICT, "Conflict: "),
+        Kind::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, "Precondition failed: "),
         Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, ""),
         Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, ""),
     }
@@ -45,6 +47,12 @@ impl IntoResponse for ApiError {
 
 impl From<LookupError> for ApiError {
     fn from(error: LookupError) -> ApiError {
+        ApiError::new(error.kind(), error)
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> ApiError {
         ApiError::new(error.kind(), error)
     }
 }

@@ -1,6 +1,6 @@
 //! Times to LSNs and back, as the API tells them.
 
-use super::pageserver::{Answer, Shared, find, parse, query};
+use super::extract::{Answer, Shared, find, parse, query};
 use super::status::ApiError;
 use crate::tenant::Kind;
 use crate::timeline::ReadError;

@@ -290,7 +290,7 @@ impl Connection {
 
     /// The row of `show`.
     fn settings(&self) -> Vec<String> {
-        let config = &self.registry.shared.config;
+        let config = &self.registry.shared.config.tenant;
         let numbers = [config.checkpoint_distance, config.checkpoint_timeout.as_secs(), config.compaction_target_size];
         numbers.iter().map(u64::to_string).collect()
     }

@@ -8,7 +8,7 @@ use crate::types::{Generation, TenantId, TimelineId};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
+use object_store::{ListResult, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, UpdateVersion};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -30,6 +30,8 @@ pub enum RemoteError {
     NotFound { path: String },
     #[error("remote storage: {path}: {error}")]
     Index { path: String, error: IndexError },
+    #[error("remote storage: {path} is not a manifest: {error}")]
+    Manifest { path: String, error: serde_json::Error },
     #[error("remote storage: {path} has {actual} bytes, the index says {expected}")]
     Size { path: String, expected: u64, actual: u64 },
     #[error("local disk: {0}")]
@@ -71,6 +73,11 @@ pub struct RemoteClient {
 impl RemoteClient {
     pub fn new(env: &Env, generation: Generation) -> RemoteClient {
         RemoteClient { env: env.clone(), generation, transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)) }
+    }
+
+    /// The same for another generation; transfers of both count together.
+    pub fn in_generation(&self, generation: Generation) -> RemoteClient {
+        RemoteClient { generation, ..self.clone() }
     }
 
     pub fn generation(&self) -> Generation {
@@ -144,13 +151,40 @@ impl RemoteClient {
         }
     }
 
+    /// Deletes objects, absent ones too; one try. After an error some may be gone.
+    pub async fn delete_many(&self, paths: &[ObjectPath]) -> Result<(), RemoteError> {
+        let Some(first) = paths.first() else { return Ok(()) };
+        let locations = futures::stream::iter(paths.iter().cloned().map(Ok).collect::<Vec<_>>()).boxed();
+        let request = async {
+            let mut done = self.env.store.delete_stream(locations);
+            while let Some(one) = done.next().await {
+                match one {
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        self.limited("delete objects from", first, request).await
+    }
+
+    async fn list_level(&self, prefix: &ObjectPath) -> Result<ListResult, RemoteError> {
+        match self.retry(|| self.limited("list", prefix, self.env.store.list_with_delimiter(Some(prefix)))).await {
+            Err(error) if error.is_not_found() => {
+                Ok(ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() })
+            }
+            other => other,
+        }
+    }
+
+    /// Objects directly below a prefix.
+    pub(super) async fn list_beside(&self, prefix: &ObjectPath) -> Result<Vec<ObjectPath>, RemoteError> {
+        Ok(self.list_level(prefix).await?.objects.into_iter().map(|meta| meta.location).collect())
+    }
+
     /// Names of the "directories" below a prefix.
     async fn list_children(&self, prefix: &ObjectPath) -> Result<Vec<String>, RemoteError> {
-        let list = self.retry(|| self.limited("list", prefix, self.env.store.list_with_delimiter(Some(prefix)))).await;
-        let list = match list {
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            other => other?,
-        };
+        let list = self.list_level(prefix).await?;
         let mut names: Vec<String> = list.common_prefixes.iter().filter_map(|p| Some(p.filename()?.to_string())).collect();
         names.sort();
         Ok(names)
@@ -188,21 +222,29 @@ impl RemoteClient {
         let path = path::index(stored.tenant, stored.timeline, self.generation);
         let mode = match stored.mode.take() {
             Some(mode) => mode,
-            None => match self.limited("look at", &path, self.env.store.head(&path)).await {
-                Ok(meta) => PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version }),
-                Err(error) if error.is_not_found() => PutMode::Create,
-                Err(error) => return Err(error),
-            },
+            None => self.mode_of(&path).await?,
         };
-        let payload = PutPayload::from_bytes(index.encode().into());
-        let result = self.limited("put", &path, self.env.store.put_opts(&path, payload, mode.into())).await?;
-        stored.mode = Some(PutMode::Update(result.into()));
+        stored.mode = Some(self.put_as(&path, index.encode(), mode).await?);
         Ok(())
+    }
+
+    /// How a write must find an object to take the place of what is there now.
+    pub(super) async fn mode_of(&self, path: &ObjectPath) -> Result<PutMode, RemoteError> {
+        match self.limited("look at", path, self.env.store.head(path)).await {
+            Ok(meta) => Ok(PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version })),
+            Err(error) if error.is_not_found() => Ok(PutMode::Create),
+            Err(error) => Err(error),
+        }
     }
 
     /// The index with the highest generation that is at most this node's. `NotFound`: the timeline does not exist.
     pub async fn get_index(&self, tenant: TenantId, timeline: TimelineId) -> Result<IndexPart, RemoteError> {
         let objects = self.list_objects(&path::timeline(tenant, timeline)).await?;
+        self.index_among(tenant, timeline, &objects).await
+    }
+
+    /// The same; `objects` are all that the timeline has.
+    pub async fn index_among(&self, tenant: TenantId, timeline: TimelineId, objects: &[ObjectPath]) -> Result<IndexPart, RemoteError> {
         let newest = objects.iter().filter_map(path::index_generation).filter(|g| *g <= self.generation).max();
         let Some(generation) = newest else {
             return Err(RemoteError::NotFound { path: path::timeline(tenant, timeline).to_string() });

@@ -45,6 +45,9 @@ pub struct IndexPart {
     /// PostgreSQL's TLI of the newest WAL.
     pub tli: u32,
     pub tli_history: Vec<TliSwitch>,
+    /// When its deletion began, RFC 3339: whoever finds this goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<String>,
     /// Primary whose WAL is followed, as a libpq connection string.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_source: Option<String>,
@@ -115,6 +118,7 @@ pub(super) mod tests {
             hint_bits_logged: true,
             tli: 1,
             tli_history: Vec::new(),
+            deleted_at: None,
             wal_source: None,
         }
     }

@@ -2,17 +2,19 @@
 //!
 //! Invariants
 //! - RM-1: an index never names a layer whose upload has not finished.
-//! - RM-2: an object is deleted only after an index that does not name it is stored.
+//! - RM-2: an object is deleted only after an index that does not name it is stored, and the generation was validated after that.
 //! - RM-3: `remote_consistent_lsn` is the disk-consistent LSN of an index that is stored.
 //!
 //! Nothing of the queue survives a crash: layers that no stored index names are dropped at the next start, and their WAL is
 //! read again.
 
-use super::client::{RemoteClient, StoredIndex};
+use super::attachment::Attachment;
+use super::client::StoredIndex;
 use super::index::IndexPart;
 use crate::io_abstraction::{ClockExt as _, Env};
 use crate::layer::LayerName;
 use crate::types::{Generation, Lsn, TenantId, TimelineId};
+use object_store::path::Path as ObjectPath;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -44,11 +46,13 @@ pub type OnIndexStored = Box<dyn Fn(Lsn) + Send + Sync>;
 
 pub struct UploadQueue {
     env: Env,
-    remote: RemoteClient,
+    attachment: Arc<Attachment>,
     tenant: TenantId,
     timeline: TimelineId,
     directory: PathBuf,
     queue: Mutex<Queue>,
+    /// Objects that nobody needs any more once this generation has an index.
+    replaced: Mutex<Vec<ObjectPath>>,
     filled: Notify,
     on_index_stored: OnIndexStored,
 }
@@ -56,18 +60,19 @@ pub struct UploadQueue {
 impl UploadQueue {
     pub fn new(
         env: &Env,
-        remote: RemoteClient,
-        (tenant, timeline): (TenantId, TimelineId),
+        attachment: &Arc<Attachment>,
+        timeline: TimelineId,
         directory: PathBuf,
         on_index_stored: OnIndexStored,
     ) -> Arc<UploadQueue> {
         Arc::new(UploadQueue {
             env: env.clone(),
-            remote,
-            tenant,
+            attachment: attachment.clone(),
+            tenant: attachment.tenant,
             timeline,
             directory,
             queue: Mutex::default(),
+            replaced: Mutex::default(),
             filled: Notify::new(),
             on_index_stored,
         })
@@ -101,6 +106,11 @@ impl UploadQueue {
             return;
         }
         self.push(operations);
+    }
+
+    /// Indexes of earlier generations: deleted once this one has its own.
+    pub fn replaces(&self, objects: Vec<ObjectPath>) {
+        *self.replaced.lock() = objects;
     }
 
     /// Completes when everything scheduled before is done; an error when the queue shut down first.
@@ -158,6 +168,7 @@ impl UploadQueue {
                     let _ = done.send(());
                     continue;
                 }
+                self.attachment.may_write().await;
                 let mut attempt = 0;
                 while let Err(error) = self.perform(&operation, &mut stored).await {
                     attempt += 1;
@@ -167,7 +178,7 @@ impl UploadQueue {
                     if attempt >= 3 {
                         tracing::warn!(tenant = %self.tenant, timeline = %self.timeline, attempt, %error, "upload failed, will retry");
                     }
-                    self.remote.back_off(attempt, &mut jitter).await;
+                    self.attachment.remote.back_off(attempt, &mut jitter).await;
                 }
             }
         };
@@ -180,18 +191,24 @@ impl UploadQueue {
 
     async fn perform(&self, operation: &Operation, stored: &mut StoredIndex) -> Result<(), super::RemoteError> {
         match operation {
-            Operation::UploadLayer(name) => self.remote.upload_layer(self.tenant, self.timeline, name, &self.directory).await,
+            Operation::UploadLayer(name) => self.attachment.remote.upload_layer(self.tenant, self.timeline, name, &self.directory).await,
             Operation::UploadIndex(index) => {
                 if crate::buggify!(self.env, "index-late") {
                     self.env.clock.sleep(INDEX_LATE).await;
                 }
-                self.remote.put_index(stored, index).await?;
+                self.attachment.remote.put_index(stored, index).await?;
                 self.env.probe.event("index", &|| format!("timeline={} lsn={}", self.timeline, index.disk_consistent_lsn));
                 (self.on_index_stored)(index.disk_consistent_lsn);
+                self.attachment.validation.delete(&self.attachment, std::mem::take(&mut *self.replaced.lock()));
                 Ok(())
             }
             Operation::RemoveLayer(name, generation) => {
-                self.remote.delete(&super::path::layer(self.tenant, self.timeline, name, *generation)).await?;
+                let object = super::path::layer(self.tenant, self.timeline, name, *generation);
+                if crate::planted!(self.env, "compaction-deletes-first") {
+                    self.attachment.remote.delete(&object).await?;
+                } else {
+                    self.attachment.validation.delete(&self.attachment, [object]);
+                }
                 let (disk, file) = (self.env.disk.clone(), self.directory.join(name.to_string()));
                 // It may never have been here; what cannot be removed now is removed at the next start.
                 let _ = self.env.tasks.blocking("remove-layer", move || disk.unlink(&file)).await;

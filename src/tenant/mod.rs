@@ -1,11 +1,17 @@
-//! Tenants and their timelines on this node: loaded from remote storage, created, branched.
+//! Tenants and their timelines on this node: attached, created, branched, changed, deleted.
 
+pub mod attach;
 pub mod create;
+pub mod delete;
+pub mod detach;
 pub mod error;
-pub mod load;
+pub mod location;
 pub mod registry;
+pub mod settings;
+pub mod state;
 mod template;
 
 pub use create::{CreateSpec, Origin};
 pub use error::{CreateError, Kind, LookupError};
-pub use registry::{Registry, Tenant, TimelineHandle};
+pub use registry::{Registry, Slot};
+pub use state::{Deletion, Tenant, TenantState, TimelineHandle};

@@ -1,215 +1,222 @@
-//! Who is here: tenants by id, timelines by id, and which ids are being created.
+//! Who is here: one slot for each tenant that this node has, or that is just changing.
 
 use super::error::LookupError;
+use super::state::{Tenant, TimelineHandle};
 use crate::io_abstraction::ClockExt as _;
-use crate::timeline::{Shared, Timeline};
+use crate::timeline::Shared;
 use crate::types::{TenantId, TimelineId};
-use crate::wal::runner::WalRunner;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// How long a stop waits for the flush and the uploads of one timeline.
-const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
+pub const UPLOAD_LIMIT: Duration = Duration::from_secs(30);
+/// Tenants that are brought up at a time.
+const ATTACHING_MAX: usize = 16;
 
-/// A timeline that serves, with its WAL side.
-pub struct TimelineHandle {
-    pub timeline: Arc<Timeline>,
-    pub wal: Arc<WalRunner>,
-}
-
-impl TimelineHandle {
-    pub async fn shutdown(&self) {
-        self.wal.shutdown().await;
-        self.timeline.shutdown().await;
-    }
-}
-
-#[derive(Default)]
-struct Timelines {
-    active: BTreeMap<TimelineId, Arc<TimelineHandle>>,
-    creating: BTreeSet<TimelineId>,
-    /// Exist, but could not be loaded: why.
-    broken: BTreeMap<TimelineId, String>,
-}
-
-/// A tenant of this node.
-pub struct Tenant {
-    pub id: TenantId,
-    timelines: Mutex<Timelines>,
-}
-
-/// What a claim of a timeline id found.
-pub enum Claim {
-    /// The id is ours until the guard is dropped.
-    Taken(ClaimGuard),
-    Exists(Arc<TimelineHandle>),
-    Creating,
-    Broken(LookupError),
-}
-
-/// Releases the id on every way out, the client hanging up included.
-pub struct ClaimGuard {
-    tenant: Arc<Tenant>,
-    timeline: TimelineId,
-}
-
-impl Drop for ClaimGuard {
-    fn drop(&mut self) {
-        self.tenant.timelines.lock().creating.remove(&self.timeline);
-    }
-}
-
-impl ClaimGuard {
-    /// Ends the creation: the timeline is visible from now on.
-    pub fn finish(self, handle: Arc<TimelineHandle>) {
-        let mut timelines = self.tenant.timelines.lock();
-        let replaced = timelines.active.insert(self.timeline, handle);
-        assert!(replaced.is_none(), "timeline {} was created twice", self.timeline);
-    }
-}
-
-impl Tenant {
-    pub fn new(id: TenantId) -> Arc<Tenant> {
-        Arc::new(Tenant { id, timelines: Mutex::default() })
-    }
-
-    /// Excludes other creations of this id.
-    pub fn claim(self: &Arc<Tenant>, timeline: TimelineId) -> Claim {
-        let mut timelines = self.timelines.lock();
-        if let Some(handle) = timelines.active.get(&timeline) {
-            return Claim::Exists(handle.clone());
-        }
-        if let Some(reason) = timelines.broken.get(&timeline) {
-            return Claim::Broken(LookupError::Broken { tenant: self.id, timeline, reason: reason.clone() });
-        }
-        if !timelines.creating.insert(timeline) {
-            return Claim::Creating;
-        }
-        Claim::Taken(ClaimGuard { tenant: self.clone(), timeline })
-    }
-
-    pub fn timeline(&self, id: TimelineId) -> Result<Arc<TimelineHandle>, LookupError> {
-        let timelines = self.timelines.lock();
-        if let Some(handle) = timelines.active.get(&id) {
-            return Ok(handle.clone());
-        }
-        Err(match timelines.broken.get(&id) {
-            Some(reason) => LookupError::Broken { tenant: self.id, timeline: id, reason: reason.clone() },
-            None => LookupError::Timeline(self.id, id),
-        })
-    }
-
-    /// Timelines that exist and could not be loaded, with the reason.
-    pub fn broken(&self) -> BTreeMap<TimelineId, String> {
-        self.timelines.lock().broken.clone()
-    }
-
-    pub fn timelines(&self) -> Vec<Arc<TimelineHandle>> {
-        self.timelines.lock().active.values().cloned().collect()
-    }
-
-    /// The timeline stays as it is, here and in remote storage, until the next start finds it whole.
-    pub(super) fn insert_broken(&self, timeline: TimelineId, reason: String) {
-        self.timelines.lock().broken.insert(timeline, reason);
-    }
-
-    pub(super) fn insert(&self, handle: Arc<TimelineHandle>) {
-        self.timelines.lock().active.insert(handle.timeline.identity.timeline, handle);
-    }
-}
-
-/// Releases a tenant's id on every way out.
-pub struct TenantClaim<'a> {
-    registry: &'a Registry,
-    id: TenantId,
-}
-
-impl Drop for TenantClaim<'_> {
-    fn drop(&mut self) {
-        self.registry.creating_tenants.lock().remove(&self.id);
-    }
+/// What the node has of a tenant.
+#[derive(Clone)]
+pub enum Slot {
+    Attached(Arc<Tenant>),
+    /// Layers kept for later.
+    Secondary {
+        warm: bool,
+    },
+    /// One request changes what the node has. Others have to wait.
+    Changing,
 }
 
 /// All tenants of this node.
 pub struct Registry {
     pub shared: Arc<Shared>,
-    tenants: Mutex<BTreeMap<TenantId, Arc<Tenant>>>,
-    creating_tenants: Mutex<BTreeSet<TenantId>>,
+    slots: Mutex<BTreeMap<TenantId, Slot>>,
     /// One initdb at a time per node: it is heavy, and its result is cached.
     pub(super) template: tokio::sync::Mutex<()>,
-    /// The node stops: nothing is created any more.
+    /// The node stops: nothing is created or attached any more.
     pub(super) stopping: CancellationToken,
-    /// Shared by creations at work; a stop takes it alone, and so waits for them.
-    pub(super) creations: tokio::sync::RwLock<()>,
+    pub(super) attaching: Semaphore,
+    next_trash: AtomicU64,
+    /// Told when a slot is not changing any more.
+    changed: Notify,
+}
+
+/// The slot of one tenant, ours alone until it is dropped; then what was in it is in it again, if nothing was put there.
+pub struct SlotGuard {
+    registry: Arc<Registry>,
+    id: TenantId,
+    slot: Option<Slot>,
+}
+
+impl SlotGuard {
+    pub fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
+    }
+
+    /// What will be in the slot.
+    pub fn set(&mut self, slot: Option<Slot>) {
+        self.slot = slot;
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        let mut slots = self.registry.slots.lock();
+        match self.slot.take() {
+            Some(slot) => slots.insert(self.id, slot),
+            None => slots.remove(&self.id),
+        };
+        drop(slots);
+        self.registry.changed.notify_waiters();
+    }
 }
 
 impl Registry {
     pub fn new(shared: Arc<Shared>) -> Arc<Registry> {
         Arc::new(Registry {
             shared,
-            tenants: Mutex::default(),
-            creating_tenants: Mutex::default(),
+            slots: Mutex::default(),
             template: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
-            creations: tokio::sync::RwLock::default(),
+            attaching: Semaphore::new(ATTACHING_MAX),
+            next_trash: AtomicU64::new(0),
+            changed: Notify::new(),
         })
     }
 
+    /// A tenant that serves.
     pub fn tenant(&self, id: TenantId) -> Result<Arc<Tenant>, LookupError> {
-        self.tenants.lock().get(&id).cloned().ok_or(LookupError::Tenant(id))
+        let tenant = self.any_tenant(id)?;
+        tenant.check_active()?;
+        Ok(tenant)
     }
 
+    /// A tenant that is attached, in whichever state.
+    pub fn any_tenant(&self, id: TenantId) -> Result<Arc<Tenant>, LookupError> {
+        match self.slots.lock().get(&id) {
+            Some(Slot::Attached(tenant)) => Ok(tenant.clone()),
+            Some(Slot::Changing) => Err(LookupError::Changing(id)),
+            Some(Slot::Secondary { .. }) | None => Err(LookupError::Tenant(id)),
+        }
+    }
+
+    /// Tenants that are attached, in whichever state.
     pub fn tenants(&self) -> Vec<Arc<Tenant>> {
-        self.tenants.lock().values().cloned().collect()
+        let attached = |slot: &Slot| match slot {
+            Slot::Attached(tenant) => Some(tenant.clone()),
+            Slot::Secondary { .. } | Slot::Changing => None,
+        };
+        self.slots.lock().values().filter_map(attached).collect()
     }
 
     pub fn timeline(&self, tenant: TenantId, timeline: TimelineId) -> Result<Arc<TimelineHandle>, LookupError> {
         self.tenant(tenant)?.timeline(timeline)
     }
 
-    /// Excludes other creations of this id until the guard is dropped; `None` if it exists or is being created.
-    pub(super) fn claim_tenant(&self, id: TenantId) -> Option<TenantClaim<'_>> {
-        if !self.creating_tenants.lock().insert(id) {
-            return None;
+    /// Excludes other changes of what the node has of a tenant.
+    pub(super) fn change(self: &Arc<Registry>, id: TenantId) -> Result<SlotGuard, LookupError> {
+        if self.stopping.is_cancelled() {
+            return Err(LookupError::NodeStopping);
         }
-        let claim = TenantClaim { registry: self, id };
-        // Looked up under the claim: whoever held it before has entered the tenant by now.
-        self.tenant(id).is_err().then_some(claim)
+        let mut slots = self.slots.lock();
+        if let Some(Slot::Changing) = slots.get(&id) {
+            return Err(LookupError::Changing(id));
+        }
+        let slot = slots.insert(id, Slot::Changing);
+        Ok(SlotGuard { registry: self.clone(), id, slot })
     }
 
-    pub(super) fn insert(&self, tenant: Arc<Tenant>) {
-        self.tenants.lock().insert(tenant.id, tenant);
+    /// Puts in what a start of the node finds.
+    pub(super) fn put(&self, id: TenantId, slot: Slot) {
+        self.slots.lock().insert(id, slot);
     }
 
-    /// Ends creations, flushes what is in memory if `flush`, waits for uploads, then ends every task.
+    /// Empties a slot, after the request that is just changing it.
+    pub(super) async fn vacate(&self, id: TenantId) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registers before looking, so that a change in between is not missed.
+            changed.as_mut().enable();
+            if self.remove_unless_changing(id) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// A number that no other name in this life of the node has.
+    pub(super) fn unique(&self) -> u64 {
+        self.next_trash.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn remove_unless_changing(&self, id: TenantId) -> bool {
+        let mut slots = self.slots.lock();
+        let may = !matches!(slots.get(&id), Some(Slot::Changing));
+        if may {
+            slots.remove(&id);
+        }
+        may
+    }
+
+    /// Ends creations and attachments, flushes what is in memory if `flush`, waits for uploads, then ends every task.
     pub async fn shutdown(&self, flush: bool) {
         self.stopping.cancel();
+        self.no_change().await;
+        let tenants = self.tenants();
+        for tenant in &tenants {
+            tenant.scope.cancel().cancel();
+        }
+        for tenant in &tenants {
+            self.quiet(tenant, flush.then_some(UPLOAD_LIMIT)).await;
+        }
+        for tenant in &tenants {
+            self.end(tenant).await;
+        }
+    }
+
+    /// Completes when no slot is changing. None begins to while the node stops.
+    async fn no_change(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.slots.lock().values().any(|slot| matches!(slot, Slot::Changing)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends what changes a tenant, and flushes and uploads what is in memory within a limit for each timeline, if there is one.
+    pub(super) async fn quiet(&self, tenant: &Tenant, flush: Option<Duration>) {
+        tenant.scope.shutdown().await;
         // What a creation has started is in the lists below from here on.
-        let _no_creation = self.creations.write().await;
-        for tenant in self.tenants() {
-            for handle in tenant.timelines() {
-                handle.wal.shutdown().await;
-                if flush {
-                    let timeline = &handle.timeline;
-                    let work = async {
-                        timeline.flush_all().await;
-                        timeline.uploaded().await
-                    };
-                    // A disk that is full must not keep the node from stopping.
-                    if self.shared.env.clock.timeout(UPLOAD_LIMIT, work).await.is_err() {
-                        // The WAL log still has it: the next start reads it again.
-                        tracing::warn!(timeline = %timeline.identity.timeline, "stopping before all is flushed and uploaded");
-                    }
-                }
+        let _no_creation = tenant.creations.write().await;
+        for handle in tenant.timelines() {
+            handle.wal.shutdown().await;
+            let Some(limit) = flush else { continue };
+            let timeline = &handle.timeline;
+            let work = async {
+                timeline.flush_all().await;
+                timeline.uploaded().await
+            };
+            // A disk that is full must not keep the node from stopping.
+            if self.shared.env.clock.timeout(limit, work).await.is_err() {
+                // The WAL log still has it, here or on the primary: it is read again.
+                tracing::warn!(timeline = %timeline.identity.timeline, "stopping before all is flushed and uploaded");
             }
         }
-        for tenant in self.tenants() {
-            for handle in tenant.timelines() {
-                handle.shutdown().await;
-            }
+    }
+
+    /// Ends every task of a tenant that is quiet.
+    pub(super) async fn end(&self, tenant: &Tenant) {
+        for handle in tenant.timelines() {
+            handle.shutdown().await;
         }
+        self.shared.validation.forget(tenant.id);
     }
 }

@@ -43,13 +43,16 @@ enum FlushError {
 /// Flushes until cancelled; also freezes an open layer that waited for the configured time.
 pub async fn run(timeline: Arc<Timeline>, cancel: CancellationToken) {
     let clock = timeline.shared.env.clock.clone();
-    let period = timeline.shared.config.checkpoint_timeout;
     let work = async {
         let mut frozen_at = clock.mono();
         loop {
-            let due = frozen_at.after(period);
-            let wait = due.since(clock.mono());
-            let rolled = clock.timeout(wait, timeline.frozen.notified()).await.is_ok();
+            let settings = timeline.settings();
+            let wait = frozen_at.after(settings.checkpoint_timeout).since(clock.mono());
+            let rolled = tokio::select! {
+                biased;
+                () = timeline.attachment.other_settings(&settings) => continue,
+                rolled = clock.timeout(wait, timeline.frozen.notified()) => rolled.is_ok(),
+            };
             frozen_at = clock.mono();
             if !rolled {
                 timeline.freeze_now().await;
@@ -172,7 +175,7 @@ async fn flush(timeline: &Arc<Timeline>, frozen: Arc<MemoryLayer>) -> Result<(),
     let mut name = None;
     if !frozen.is_empty() {
         let finished = write(timeline, &frozen).await?;
-        let meta = LayerMeta { file_size: finished.file_size, generation: timeline.shared.generation() };
+        let meta = LayerMeta { file_size: finished.file_size, generation: timeline.attachment.generation() };
         name = Some((finished.name, meta));
     }
     if crate::planted!(timeline.shared.env, "layer-nowhere") {

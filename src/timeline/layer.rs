@@ -66,7 +66,7 @@ impl Layer {
         let owner = &timeline.identity;
         let directory = timeline.local_directory();
         timeline.shared.env.probe.mark("layer-download");
-        let fetched = timeline.shared.remote.download_layer(owner.tenant, owner.timeline, (&self.name, self.meta), &directory).await;
+        let fetched = timeline.attachment.remote.download_layer(owner.tenant, owner.timeline, (&self.name, self.meta), &directory).await;
         fetched.map_err(|error| LayerAccessError::Fetch { name: self.name.to_string(), error })?;
         Ok(self.open_local(timeline)?)
     }

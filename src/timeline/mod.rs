@@ -11,6 +11,7 @@ pub mod commit_time;
 pub mod compact;
 pub mod directory;
 pub mod flush;
+pub mod gc;
 pub mod import;
 pub mod layer;
 pub mod layers;
@@ -29,17 +30,18 @@ pub use lsn_wait::LastRecord;
 pub use read::ReadError;
 pub use write::TimelineWriter;
 
-use crate::config::Config;
+use crate::config::{Config, TenantConfig};
 use crate::io_abstraction::{Env, Scope};
 use crate::layer::{BlockCache, LayerMap, LayerName, MemoryLayer};
 use crate::pg::version::PgVersion;
 use crate::redo::ApplyContext;
 use crate::redo::executor::RedoExecutor;
-use crate::remote::RemoteClient;
 use crate::remote::index::{INDEX_VERSION, IndexPart, TliSwitch};
 use crate::remote::upload::UploadQueue;
+use crate::remote::{Attachment, RemoteClient, Validation};
 use crate::types::{Generation, Lsn, TenantId, TimelineId};
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,13 +53,9 @@ pub struct Shared {
     pub config: Config,
     pub cache: BlockCache,
     pub redo: RedoExecutor,
+    /// Remote storage; its generation is the least that an attachment of this start of the node has.
     pub remote: RemoteClient,
-}
-
-impl Shared {
-    pub fn generation(&self) -> Generation {
-        self.remote.generation()
-    }
+    pub validation: Arc<Validation>,
 }
 
 /// A branch point.
@@ -91,6 +89,8 @@ pub struct PgTimeline {
 /// A running timeline.
 pub struct Timeline {
     pub shared: Arc<Shared>,
+    /// The tenant's, shared by all of its timelines.
+    pub attachment: Arc<Attachment>,
     pub identity: Identity,
     pub ancestor: Option<Ancestor>,
     pub last_record: LastRecord,
@@ -99,8 +99,13 @@ pub struct Timeline {
     disk_consistent: AtomicU64,
     /// Start of the record that ends at `disk_consistent`, if known.
     disk_consistent_prev: AtomicU64,
+    /// Of the last index that was stored.
+    remote_projected: Arc<AtomicU64>,
+    /// Of the last index that was stored and whose generation was validated after that.
     remote_consistent: Arc<AtomicU64>,
     gc_cutoff: AtomicU64,
+    /// Where branches begin.
+    pins: Mutex<BTreeMap<TimelineId, Lsn>>,
     pg_timeline: Mutex<PgTimeline>,
     wal_source: Mutex<Option<String>>,
     uploads: Arc<UploadQueue>,
@@ -136,10 +141,12 @@ impl Timeline {
     /// Background tasks do not run before [`Timeline::start`].
     pub fn open(
         shared: &Arc<Shared>,
-        (tenant, timeline): (TenantId, TimelineId),
+        attachment: &Arc<Attachment>,
+        timeline: TimelineId,
         index: &IndexPart,
         ancestor: Option<Ancestor>,
     ) -> Arc<Timeline> {
+        let tenant = attachment.tenant;
         let identity = Identity {
             tenant,
             timeline,
@@ -157,12 +164,17 @@ impl Timeline {
         let open = Arc::new(MemoryLayer::new(Lsn(consistent.0 + 1)));
         let layers = LayerSet { open, frozen: Vec::new(), historic: Arc::new(historic) };
         let remote_consistent = Arc::new(AtomicU64::new(consistent.0));
-        let stored = remote_consistent.clone();
-        let on_index_stored = Box::new(move |lsn: Lsn| _ = stored.fetch_max(lsn.0, Ordering::AcqRel));
+        let remote_projected = Arc::new(AtomicU64::new(consistent.0));
+        let (owner, projected, visible) = (attachment.clone(), remote_projected.clone(), remote_consistent.clone());
+        let on_index_stored = Box::new(move |lsn: Lsn| {
+            projected.fetch_max(lsn.0, Ordering::AcqRel);
+            owner.validation.advance(&owner, &visible, lsn);
+        });
         let directory = Timeline::directory(&shared.config, tenant, timeline);
-        let uploads = UploadQueue::new(&shared.env, shared.remote.clone(), (tenant, timeline), directory, on_index_stored);
+        let uploads = UploadQueue::new(&shared.env, attachment, timeline, directory, on_index_stored);
         Arc::new(Timeline {
             shared: shared.clone(),
+            attachment: attachment.clone(),
             identity,
             ancestor,
             last_record: LastRecord::new(consistent, index.prev_record_lsn.unwrap_or(Lsn::INVALID)),
@@ -170,8 +182,10 @@ impl Timeline {
             layers: RwLock::new(Arc::new(layers)),
             disk_consistent: AtomicU64::new(consistent.0),
             disk_consistent_prev: AtomicU64::new(index.prev_record_lsn.unwrap_or(Lsn::INVALID).0),
+            remote_projected,
             remote_consistent,
             gc_cutoff: AtomicU64::new(index.latest_gc_cutoff_lsn.0),
+            pins: Mutex::default(),
             pg_timeline: Mutex::new(PgTimeline { tli: index.tli, history: index.tli_history.clone() }),
             wal_source: Mutex::new(index.wal_source.clone()),
             uploads,
@@ -187,16 +201,16 @@ impl Timeline {
         })
     }
 
-    /// Starts uploading, flushing and, if it is on, compaction.
+    /// Starts uploading, flushing, compaction and garbage collection.
     pub fn start(self: &Arc<Timeline>) {
         let uploads = self.uploads.clone();
         self.scope.spawn("upload", |cancel| uploads.run(cancel));
         let timeline = self.clone();
         self.scope.spawn("flush", |cancel| flush::run(timeline, cancel));
-        if !self.shared.config.compaction_period.is_zero() {
-            let timeline = self.clone();
-            self.scope.spawn("compact", |cancel| compact::run(timeline, cancel));
-        }
+        let timeline = self.clone();
+        self.scope.spawn("compact", |cancel| compact::run(timeline, cancel));
+        let timeline = self.clone();
+        self.scope.spawn("collect-garbage", |cancel| gc::run(timeline, cancel));
     }
 
     pub(crate) fn apply_context(&self) -> ApplyContext {
@@ -218,7 +232,17 @@ impl Timeline {
         Lsn(self.disk_consistent.load(Ordering::Acquire))
     }
 
-    /// Below this the WAL is not needed to restore the timeline from remote storage.
+    /// The tenant's settings as they are now.
+    pub fn settings(&self) -> Arc<TenantConfig> {
+        self.attachment.settings()
+    }
+
+    /// What remote storage has if this node still owns the tenant, which may not be known yet.
+    pub fn remote_projected_lsn(&self) -> Lsn {
+        Lsn(self.remote_projected.load(Ordering::Acquire))
+    }
+
+    /// Below this the WAL is not needed to restore the timeline from remote storage, whoever attaches it next.
     pub fn remote_consistent_lsn(&self) -> Lsn {
         Lsn(self.remote_consistent.load(Ordering::Acquire))
     }
@@ -271,6 +295,7 @@ impl Timeline {
             hint_bits_logged: self.identity.hint_bits_logged,
             tli: pg_timeline.tli,
             tli_history: pg_timeline.history,
+            deleted_at: None,
             wal_source: self.wal_source(),
         }
     }
@@ -281,6 +306,11 @@ impl Timeline {
         let _in_order = self.index_order.lock();
         change();
         self.uploads.upload(layers, self.index(), gone);
+    }
+
+    /// Objects of earlier generations that the next stored index makes needless.
+    pub fn replaces_objects(&self, objects: Vec<object_store::path::Path>) {
+        self.uploads.replaces(objects);
     }
 
     /// Waits for the uploads of everything that was flushed before.

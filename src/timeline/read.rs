@@ -118,14 +118,25 @@ impl Timeline {
 
     /// Collects base and records of `key` at `lsn` from this timeline and its ancestors.
     pub(super) async fn collect(&self, key: Key, lsn: Lsn) -> Result<Reconstruct, ReadError> {
+        self.collect_as(key, lsn, false).await
+    }
+
+    /// The same; `pinned`: a branch reads at the point where it begins.
+    async fn collect_as(&self, key: Key, lsn: Lsn, mut pinned: bool) -> Result<Reconstruct, ReadError> {
         let mut found = Reconstruct::default();
         let mut end = Lsn(lsn.0.saturating_add(1));
         let mut timeline = self;
         loop {
-            if timeline.collect_own(key, &mut end, lsn, &mut found).await? {
+            let complete = timeline.collect_own(key, &mut end, lsn, &mut found).await;
+            // GC-2: layers may have gone meanwhile, which is no reason to say something else about the past.
+            if !pinned && !crate::planted!(self.shared.env, "gc-unseen") {
+                timeline.check_cutoff(lsn)?;
+            }
+            if complete? {
                 return Ok(found);
             }
             let Some(ancestor) = &timeline.ancestor else { return Ok(found) };
+            pinned |= lsn >= ancestor.lsn;
             end = end.min(Lsn(ancestor.lsn.0 + 1));
             timeline = &ancestor.timeline;
             // After a restart the ancestor may still be on its way to the branch point.
@@ -204,7 +215,7 @@ impl Timeline {
         }
         match &self.ancestor {
             // The branch point may lie inside the ancestor's chain: what is read there is counted exactly.
-            Some(ancestor) => Ok(ancestor.timeline.collect_boxed(key, ancestor.lsn).await?.record_count() as u32),
+            Some(ancestor) => Ok(ancestor.timeline.collect_at_branch(key, ancestor.lsn).await?.record_count() as u32),
             None => Ok(0),
         }
     }
@@ -218,8 +229,8 @@ impl Timeline {
         }
     }
 
-    fn collect_boxed(&self, key: Key, lsn: Lsn) -> futures::future::BoxFuture<'_, Result<Reconstruct, ReadError>> {
-        Box::pin(self.collect(key, lsn))
+    fn collect_at_branch(&self, key: Key, lsn: Lsn) -> futures::future::BoxFuture<'_, Result<Reconstruct, ReadError>> {
+        Box::pin(self.collect_as(key, lsn, true))
     }
 }
 

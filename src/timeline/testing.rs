@@ -9,7 +9,7 @@ use crate::pg::checkpoint::{CheckPoint, FullXid};
 use crate::pg::control::ControlFile;
 use crate::redo::executor::RedoExecutor;
 use crate::remote::index::{INDEX_VERSION, IndexPart};
-use crate::remote::{LayerMeta, RemoteClient};
+use crate::remote::{AttachMode, Attachment, LayerMeta, RemoteClient, StoreAuthority, Validation};
 use crate::types::key::REL_DIR_BUCKETS;
 use crate::types::{Generation, Key, Lsn, SlruKind, TenantId, TimelineId};
 use std::collections::BTreeMap;
@@ -33,7 +33,23 @@ pub fn shared(env: &Env, directory: &Path, change: impl FnOnce(&mut Config)) -> 
     change(&mut config);
     let redo = RedoExecutor::new(env, RedoMode::InProcess, config.wal_redo_timeout);
     let remote = RemoteClient::new(env, Generation(1));
-    Arc::new(Shared { env: env.clone(), config, cache: BlockCache::new(1 << 20, env.probe.clone()), redo, remote })
+    let validation = Validation::new(env, remote.clone(), Arc::new(StoreAuthority(remote.clone())));
+    Arc::new(Shared { env: env.clone(), config, cache: BlockCache::new(1 << 20, env.probe.clone()), redo, remote, validation })
+}
+
+/// Has waiting deletions done, as a node does that attached the tenant.
+pub async fn validate(shared: &Shared) {
+    shared.remote.claim(TENANT, serde_json::Map::new(), false).await.unwrap();
+    let scope = crate::io_abstraction::Scope::new(&shared.env.tasks);
+    scope.spawn("validate", |cancel| shared.validation.clone().run(cancel));
+    shared.validation.flushed().await;
+    shared.validation.flushed().await;
+    scope.shutdown().await;
+}
+
+/// The attachment of the tenant in the generation of `shared`. Nothing of it is stored.
+pub fn attachment(shared: &Shared) -> Arc<Attachment> {
+    Attachment::new(TENANT, shared.remote.clone(), shared.validation.clone(), AttachMode::Single, shared.config.tenant.clone())
 }
 
 pub fn control() -> ControlFile {
@@ -91,6 +107,7 @@ pub fn root_index(shared: &Shared) -> IndexPart {
         hint_bits_logged: true,
         tli: 1,
         tli_history: Vec::new(),
+        deleted_at: None,
         wal_source: None,
     }
 }
@@ -99,5 +116,5 @@ pub fn root_index(shared: &Shared) -> IndexPart {
 pub fn root(env: &Env, directory: &Path) -> Arc<Timeline> {
     let shared = shared(env, directory, |_| {});
     let index = root_index(&shared);
-    Timeline::open(&shared, (TENANT, TIMELINE), &index, None)
+    Timeline::open(&shared, &attachment(&shared), TIMELINE, &index, None)
 }

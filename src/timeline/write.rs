@@ -109,9 +109,8 @@ impl Timeline {
     /// Whether the open layer is old or large enough to be frozen.
     fn roll_is_due(&self) -> bool {
         let open = self.layers().open.clone();
-        let config = &self.shared.config;
         let distance = self.last_record.lsn().distance_from(open.lsns().start);
-        distance >= config.checkpoint_distance || open.memory_bytes() as u64 >= config.open_layer_bytes_max
+        distance >= self.settings().checkpoint_distance || open.memory_bytes() as u64 >= self.shared.config.open_layer_bytes_max
     }
 
     /// Closes the open layer at the last record and starts a new one. Nothing happens if no WAL came since the last time.

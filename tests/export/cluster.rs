@@ -5,7 +5,7 @@ use palimpsest::config::{Config, RedoMode};
 use palimpsest::layer::BlockCache;
 use palimpsest::postgres::{Server, StopMode, hand_over};
 use palimpsest::redo::executor::RedoExecutor;
-use palimpsest::remote::RemoteClient;
+use palimpsest::remote::{AttachMode, Attachment, RemoteClient, StoreAuthority, Validation};
 use palimpsest::timeline::import::{self, ImportOptions, Imported};
 use palimpsest::timeline::{Shared, Timeline};
 use palimpsest::types::{Generation, TenantId, TimelineId};
@@ -114,7 +114,9 @@ impl Cluster {
         let target = Timeline::directory(&shared.config, TENANT, TIMELINE);
         let options = ImportOptions { directory: self.data_dir.clone(), system_identifier };
         let imported = import::run(&*self.place.env.disk, &target, &options, layer_bytes_max).unwrap_or_else(|e| panic!("{e}"));
-        let timeline = Timeline::open(&shared, (TENANT, TIMELINE), &imported.index(Generation(1)), None);
+        let (remote, settings) = (shared.remote.clone(), shared.config.tenant.clone());
+        let attachment = Attachment::new(TENANT, remote, shared.validation.clone(), AttachMode::Single, settings);
+        let timeline = Timeline::open(&shared, &attachment, TIMELINE, &imported.index(Generation(1)), None);
         (imported, timeline)
     }
 
@@ -123,6 +125,7 @@ impl Cluster {
         let config = Config::for_data_dir(&self.place.path("node"));
         let redo = RedoExecutor::new(&env, RedoMode::InProcess, config.wal_redo_timeout);
         let remote = RemoteClient::new(&env, Generation(1));
-        Arc::new(Shared { cache: BlockCache::new(1 << 22, env.probe.clone()), redo, remote, config, env })
+        let validation = Validation::new(&env, remote.clone(), Arc::new(StoreAuthority(remote.clone())));
+        Arc::new(Shared { cache: BlockCache::new(1 << 22, env.probe.clone()), redo, remote, validation, config, env })
     }
 }

@@ -30,20 +30,20 @@ pub fn config(knobs: &PageserverKnobs) -> Config {
     config.listen_http_addr = format!("127.0.0.1:{HTTP_PORT}");
     config.listen_pg_addr = format!("127.0.0.1:{PAGES_PORT}");
     config.redo = if knobs.redo_child { RedoMode::Child } else { RedoMode::InProcess };
-    config.checkpoint_distance = knobs.checkpoint_distance;
-    config.checkpoint_timeout = Duration::from_millis(knobs.checkpoint_timeout_ms);
+    config.tenant.checkpoint_distance = knobs.checkpoint_distance;
+    config.tenant.checkpoint_timeout = Duration::from_millis(knobs.checkpoint_timeout_ms);
     config.open_layer_bytes_max = knobs.open_layer_bytes_max;
     config.block_cache_bytes = knobs.block_cache_bytes;
     config.wait_lsn_timeout = Duration::from_millis(knobs.wait_lsn_timeout_ms);
     config.wal_redo_timeout = Duration::from_secs(2);
-    config.walreceiver_connect_timeout = Duration::from_secs(3);
+    config.tenant.walreceiver_connect_timeout = Duration::from_secs(3);
     config.walreceiver_idle_timeout = Duration::from_millis(knobs.idle_timeout_ms);
     config.disk_reserve_bytes = 1 << 20;
     config.wal_log_keep_bytes = knobs.wal_log_keep_bytes;
-    config.compaction_target_size = knobs.compaction_target_size;
-    config.compaction_period = Duration::from_millis(knobs.compaction.period_ms);
-    config.compaction_threshold = knobs.compaction.threshold.max(2);
-    config.image_creation_threshold = knobs.compaction.image_threshold.max(1);
+    config.tenant.compaction_target_size = knobs.compaction_target_size;
+    config.tenant.compaction_period = Duration::from_millis(knobs.compaction.period_ms);
+    config.tenant.compaction_threshold = knobs.compaction.threshold.max(2);
+    config.tenant.image_creation_threshold = knobs.compaction.image_threshold.max(1);
     config
 }
 

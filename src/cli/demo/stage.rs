@@ -64,7 +64,9 @@ impl Stage {
         config.postgres.versions.insert(binaries.version.to_string(), binaries.bin_dir.clone());
         let store = real::local_store(&config.remote_path()).map_err(CommandError::new)?;
         let env = Env { store, ..self.env.clone() };
-        self.node = Some(Node::start(env, config).await.map_err(CommandError::new)?);
+        let node = Node::start(env, config).await.map_err(CommandError::new)?;
+        node.loaded().await;
+        self.node = Some(node);
         Ok(())
     }
 

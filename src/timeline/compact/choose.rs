@@ -1,6 +1,6 @@
 //! What to compact next: a function of the layers' names and sizes and the settings.
 
-use crate::config::Config;
+use crate::config::TenantConfig;
 use crate::layer::map::Named;
 use crate::layer::{LayerKind, LayerMap, LayerName};
 use crate::types::{Key, Lsn};
@@ -27,7 +27,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub fn of(config: &Config) -> Settings {
+    pub fn of(config: &TenantConfig) -> Settings {
         Settings {
             compaction_threshold: config.compaction_threshold as usize,
             image_creation_threshold: config.image_creation_threshold as usize,
@@ -60,6 +60,11 @@ pub fn merge<'a>(layers: impl Iterator<Item = (&'a LayerName, u64)>, settings: &
         *place < 2 || (bytes <= settings.merge_bytes_max && *place < MERGE_LAYERS_MAX)
     });
     Some(within.map(|(_, (name, _))| (*name).clone()).collect())
+}
+
+/// Whether an image at `lsn` would say more than the newest one for some key in `keys`.
+pub fn has_deltas<L: Named>(map: &LayerMap<L>, keys: &Range<Key>, lsn: Lsn) -> bool {
+    map.stacks(keys, Lsn(lsn.0 + 1)).any(|stack| stack.deltas > 0)
 }
 
 /// Whether so many deltas lie on the newest image of some key in `keys` that another image at `lsn` is due.

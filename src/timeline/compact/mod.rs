@@ -15,7 +15,7 @@ pub mod images;
 pub mod keyspace;
 pub mod merge;
 #[cfg(test)]
-mod tests;
+pub(in crate::timeline) mod tests;
 
 use super::layer::{Layer, LayerAccessError};
 use super::{LayerSet, ReadError, Timeline};
@@ -29,12 +29,15 @@ use images::Outcome;
 use keyspace::{KeySpace, Part};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait after passes that failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(600);
+/// Between two looks at whether it is on.
+const OFF: Duration = Duration::from_secs(3600);
 /// Image layers that are published together: each time the whole index goes up.
 const PUBLISH_TOGETHER: usize = 16;
 /// A part with a page that cannot be rebuilt is tried again after so many checkpoint distances: the page may be whole by then.
@@ -68,17 +71,25 @@ pub struct Progress {
     looked_at: Lsn,
     /// Pages that could not be rebuilt, and the LSN at which that was tried.
     hopeless: BTreeMap<Key, Lsn>,
+    /// Keys for which garbage collection lacks images.
+    pub(super) wanted: Vec<Range<Key>>,
 }
 
 /// Compacts again and again until cancelled.
 pub async fn run(timeline: Arc<Timeline>, cancel: CancellationToken) {
     let clock = timeline.shared.env.clock.clone();
-    let period = timeline.shared.config.compaction_period;
     let work = async {
         let mut failures = 0;
         loop {
+            let settings = timeline.settings();
+            let period = match settings.compaction_period {
+                Duration::ZERO => OFF,
+                period => period,
+            };
             let wait = period.saturating_mul(2u32.saturating_pow(failures)).min(BACKOFF_MAX.max(period));
-            clock.sleep(wait).await;
+            if clock.timeout(wait, timeline.attachment.other_settings(&settings)).await.is_ok() || settings.compaction_period.is_zero() {
+                continue;
+            }
             match timeline.compact_now().await {
                 Ok(_) => failures = 0,
                 Err(error) => {
@@ -97,7 +108,7 @@ impl Timeline {
     /// Dropping it leaves the timeline as it is; files without a use are removed at the next start.
     pub async fn compact_now(self: &Arc<Timeline>) -> Result<Compacted, CompactError> {
         let mut progress = self.compacting.lock().await;
-        let settings = Settings::of(&self.shared.config);
+        let settings = Settings::of(&self.settings());
         let mut done = Compacted::default();
         while let Some(inputs) = self.next_merge(&settings) {
             let outputs = merge::run(self, &inputs, settings.layer_bytes).await?;
@@ -124,14 +135,17 @@ impl Timeline {
         // Both ends of a flush's change: the layers are in the map before this LSN moves.
         let lsn = self.disk_consistent_lsn();
         let whole = Key::MIN..Key::MAX;
-        if lsn <= progress.looked_at || !choose::needs_image(&self.layers().historic, &whole, lsn, settings) {
+        let wanted = std::mem::take(&mut progress.wanted);
+        if wanted.is_empty() && (lsn <= progress.looked_at || !choose::needs_image(&self.layers().historic, &whole, lsn, settings)) {
             return Ok(());
         }
         let parts = KeySpace::at(self, lsn).await?.parts(settings.part_bytes);
         let mut made = Vec::new();
         for part in parts {
-            if !choose::needs_image(&self.layers().historic, &part.range, lsn, settings)
-                || progress.gave_up(&part, lsn, &self.shared.config)
+            let is_wanted = wanted.iter().any(|keys| keys.start < part.range.end && part.range.start < keys.end);
+            if !(choose::needs_image(&self.layers().historic, &part.range, lsn, settings)
+                || (is_wanted && choose::has_deltas(&self.layers().historic, &part.range, lsn)))
+                || progress.gave_up(&part, lsn, settings.layer_bytes)
             {
                 continue;
             }
@@ -171,7 +185,7 @@ impl Timeline {
         let gone = inputs.iter().map(|layer| (layer.name.clone(), layer.meta.generation)).collect();
         let names: Vec<LayerName> = outputs.iter().map(|layer| layer.name.clone()).collect();
         assert!(names.iter().all(|name| !old.contains(name)), "CO-5: an output has the name of an input");
-        let generation = self.shared.generation();
+        let generation = self.attachment.generation();
         let new: Vec<Arc<Layer>> = outputs
             .into_iter()
             .map(|layer| Arc::new(Layer::remote(layer.name, LayerMeta { file_size: layer.file_size, generation })))
@@ -189,8 +203,8 @@ impl Timeline {
 
 impl Progress {
     /// Whether a page of this part could not be rebuilt a short while ago.
-    fn gave_up(&self, part: &Part, lsn: Lsn, config: &crate::config::Config) -> bool {
-        let patience = config.checkpoint_distance.saturating_mul(HOPELESS_DISTANCES);
+    fn gave_up(&self, part: &Part, lsn: Lsn, distance: u64) -> bool {
+        let patience = distance.saturating_mul(HOPELESS_DISTANCES);
         self.hopeless.range(part.range.clone()).any(|(_, tried)| lsn.distance_from(*tried) < patience)
     }
 }

@@ -14,17 +14,17 @@ use std::path::Path;
 
 /// In the directory of relations, with so many blocks.
 const LIVE: RelTag = RelTag { spc: 1663, db: 5, rel: 16384, fork: Fork::Main };
-const LIVE_BLOCKS: u32 = 6;
+pub(in crate::timeline) const LIVE_BLOCKS: u32 = 6;
 /// In no directory, as if dropped.
 const DROPPED: RelTag = RelTag { rel: 16385, ..LIVE };
-const CHILD: TimelineId = TimelineId([3; 16]);
+pub(in crate::timeline) const CHILD: TimelineId = TimelineId([3; 16]);
 
-fn key(n: u32) -> Key {
+pub(in crate::timeline) fn key(n: u32) -> Key {
     if n < 8 { Key::rel_block(LIVE, n) } else { Key::rel_block(DROPPED, n) }
 }
 
 /// Bytes that do not compress.
-fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(in crate::timeline) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -35,45 +35,45 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| next()).collect()
 }
 
-fn shared(env: &Env, directory: &Path, images_at: u64) -> Arc<Shared> {
+pub(in crate::timeline) fn shared(env: &Env, directory: &Path, images_at: u64) -> Arc<Shared> {
     shared_with(env, directory, images_at, Duration::ZERO)
 }
 
 fn shared_with(env: &Env, directory: &Path, images_at: u64, period: Duration) -> Arc<Shared> {
     testing::shared(env, directory, |config| {
-        config.checkpoint_distance = 8192;
-        config.compaction_target_size = 4 * PAGE_SIZE as u64;
-        config.compaction_period = period;
-        config.compaction_threshold = 2;
-        config.image_creation_threshold = images_at;
+        config.tenant.checkpoint_distance = 8192;
+        config.tenant.compaction_target_size = 4 * PAGE_SIZE as u64;
+        config.tenant.compaction_period = period;
+        config.tenant.compaction_threshold = 2;
+        config.tenant.image_creation_threshold = images_at;
     })
 }
 
 /// Started; its first layer is in remote storage.
-async fn root(shared: &Arc<Shared>) -> Arc<Timeline> {
+pub(in crate::timeline) async fn root(shared: &Arc<Shared>) -> Arc<Timeline> {
     let index = testing::root_index(shared);
-    let root = Timeline::open(shared, (TENANT, TIMELINE), &index, None);
+    let root = Timeline::open(shared, &testing::attachment(shared), TIMELINE, &index, None);
     let (name, _) = index.layers().next().unwrap();
     shared.remote.upload_layer(TENANT, TIMELINE, &name, &root.local_directory()).await.unwrap();
     root.start();
     root
 }
 
-fn branch(of: &Arc<Timeline>) -> Arc<Timeline> {
+pub(in crate::timeline) fn branch(of: &Arc<Timeline>) -> Arc<Timeline> {
     let lsn = of.last_record.lsn();
     let mut index = of.index();
     index.layer_metadata.clear();
     (index.ancestor_timeline, index.ancestor_lsn, index.disk_consistent_lsn) = (Some(TIMELINE), lsn, lsn);
-    let child = Timeline::open(&of.shared, (TENANT, CHILD), &index, Some(Ancestor { timeline: of.clone(), lsn }));
+    let child = Timeline::open(&of.shared, &of.attachment, CHILD, &index, Some(Ancestor { timeline: of.clone(), lsn }));
     child.start();
     child
 }
 
 /// Versions of one timeline: key, LSN, kind, value.
-type Versions = Vec<(Key, Lsn, ValueKind, Vec<u8>)>;
+pub(in crate::timeline) type Versions = Vec<(Key, Lsn, ValueKind, Vec<u8>)>;
 
 /// Commits versions, one record each, and flushes them into one layer.
-async fn write(timeline: &Arc<Timeline>, versions: &[(Key, ValueKind, Vec<u8>)], into: &mut Versions) {
+pub(in crate::timeline) async fn write(timeline: &Arc<Timeline>, versions: &[(Key, ValueKind, Vec<u8>)], into: &mut Versions) {
     let mut writer = TimelineWriter::new(timeline.clone());
     for (key, kind, value) in versions {
         let (last, lsn) = (timeline.last_record.lsn(), Lsn(timeline.last_record.lsn().0 + 8));
@@ -87,7 +87,7 @@ async fn write(timeline: &Arc<Timeline>, versions: &[(Key, ValueKind, Vec<u8>)],
 }
 
 /// The directory says that [`LIVE`] is there.
-fn directory() -> Vec<(Key, ValueKind, Vec<u8>)> {
+pub(in crate::timeline) fn directory() -> Vec<(Key, ValueKind, Vec<u8>)> {
     let bucket = RelDir([(LIVE.rel, LIVE.fork)].into());
     vec![
         (Key::rel_dir_of(LIVE.spc, LIVE.db, LIVE.rel), ValueKind::Image, bucket.encode()),
@@ -96,13 +96,13 @@ fn directory() -> Vec<(Key, ValueKind, Vec<u8>)> {
 }
 
 /// What a reader collects: versions from the base up.
-async fn collected(timeline: &Timeline, key: Key, lsn: Lsn) -> Vec<Vec<u8>> {
+pub(in crate::timeline) async fn collected(timeline: &Timeline, key: Key, lsn: Lsn) -> Vec<Vec<u8>> {
     let found = timeline.collect(key, lsn).await.unwrap();
     found.base().map(<[u8]>::to_vec).into_iter().chain(found.records().map(|(_, record)| record.to_vec())).collect()
 }
 
 /// The same, from the model.
-fn expected(layers: &[(&Versions, Lsn)], key: Key, lsn: Lsn) -> Vec<Vec<u8>> {
+pub(in crate::timeline) fn expected(layers: &[(&Versions, Lsn)], key: Key, lsn: Lsn) -> Vec<Vec<u8>> {
     let mut chain = Vec::new();
     let mut most = lsn;
     for (versions, until) in layers {
@@ -174,13 +174,14 @@ async fn check(steps: Vec<Step>, branch_after: usize, images_at: u64) {
     let there = shared(&env, other.path(), images_at);
     let index = there.remote.get_index(TENANT, TIMELINE).await.unwrap();
     assert_eq!(index.layer_metadata.len(), timelines_root.layers().historic.len());
-    let again = Timeline::open(&there, (TENANT, TIMELINE), &index, None);
+    let again = Timeline::open(&there, &testing::attachment(&there), TIMELINE, &index, None);
     let mut child_index = child.index();
     if let Ok(stored) = there.remote.get_index(TENANT, CHILD).await {
         assert_eq!(stored, child_index);
         child_index = stored;
     }
-    let child_again = Timeline::open(&there, (TENANT, CHILD), &child_index, Some(Ancestor { timeline: again.clone(), lsn: point }));
+    let child_again =
+        Timeline::open(&there, &again.attachment, CHILD, &child_index, Some(Ancestor { timeline: again.clone(), lsn: point }));
     compare(&again, &child_again).await;
 }
 
@@ -229,10 +230,16 @@ async fn equal_layers_give_equal_bytes_and_their_inputs_go_away() {
         let done = timeline.compact_now().await.unwrap();
         assert!(done.merged == 4 && done.deltas > 1 && done.images > 0, "{done:?}");
         timeline.uploaded().await.unwrap();
+        let inputs: Vec<_> = before.layers().filter(|(name, _)| name.is_level0()).collect();
+        for (name, meta) in &inputs {
+            let object = crate::remote::path::layer(TENANT, TIMELINE, name, meta.generation);
+            assert!(timeline.shared.remote.get(&object).await.is_ok(), "not before the generation is validated");
+        }
+        testing::validate(&timeline.shared).await;
         let index = timeline.index();
         assert_eq!(timeline.shared.remote.get_index(TENANT, TIMELINE).await.unwrap(), index);
         let local = timeline.local_directory();
-        for (name, meta) in before.layers().filter(|(name, _)| name.is_level0()) {
+        for (name, meta) in inputs {
             assert!(env.disk.open(&local.join(name.to_string()), OpenMode::Read).is_err());
             let object = crate::remote::path::layer(TENANT, TIMELINE, &name, meta.generation);
             assert!(timeline.shared.remote.get(&object).await.is_err());
@@ -260,7 +267,7 @@ async fn a_read_after_compaction_looks_into_one_layer() {
 async fn inputs_are_removed_behind_the_index_that_lacks_them() {
     let directory = tempfile::tempdir().unwrap();
     let shared = shared(&testing::memory_env(), directory.path(), 1000);
-    let timeline = Timeline::open(&shared, (TENANT, TIMELINE), &testing::root_index(&shared), None);
+    let timeline = Timeline::open(&shared, &testing::attachment(&shared), TIMELINE, &testing::root_index(&shared), None);
     let cancel = CancellationToken::new();
     let flushing = shared.env.tasks.spawn("flush", flush::run(timeline.clone(), cancel.clone()));
     let mut versions = Versions::new();
@@ -289,7 +296,8 @@ async fn a_reader_whose_layer_went_away_reads_what_took_its_place() {
     let env = testing::memory_env();
     let (timeline, versions) = with_layers(&shared(&env, here.path(), 1000)).await;
     timeline.uploaded().await.unwrap();
-    let late = Timeline::open(&shared(&env, there.path(), 1000), (TENANT, TIMELINE), &timeline.index(), None);
+    let elsewhere = shared(&env, there.path(), 1000);
+    let late = Timeline::open(&elsewhere, &testing::attachment(&elsewhere), TIMELINE, &timeline.index(), None);
     timeline.compact_now().await.unwrap();
     timeline.uploaded().await.unwrap();
     let lsn = timeline.last_record.lsn();
@@ -297,7 +305,7 @@ async fn a_reader_whose_layer_went_away_reads_what_took_its_place() {
     assert!((&mut read).now_or_never().is_none(), "it fetches a layer that does not exist any more");
     let mut depth = Box::pin(async { late.depth_below(&late.layers(), key(3), Lsn(lsn.0 + 1)).await });
     assert!((&mut depth).now_or_never().is_none());
-    let now = Timeline::open(&late.shared, (TENANT, TIMELINE), &timeline.index(), None).layers();
+    let now = Timeline::open(&late.shared, &late.attachment, TIMELINE, &timeline.index(), None).layers();
     late.change_layers(|old| LayerSet { open: old.open.clone(), frozen: Vec::new(), historic: now.historic.clone() });
     let found = read.await.unwrap();
     assert_eq!(vec![found.base().unwrap().to_vec()], expected(&[(&versions, Lsn::MAX)], key(2), lsn));
@@ -353,7 +361,8 @@ async fn an_older_generation_of_a_name_is_another_object() {
     let there = tempfile::tempdir().unwrap();
     let mut newer = Arc::into_inner(shared(&env, there.path(), 1000)).unwrap();
     newer.remote = crate::remote::RemoteClient::new(&env, Generation(2));
-    let next = Timeline::open(&Arc::new(newer), (TENANT, TIMELINE), &before, None);
+    let newer = Arc::new(newer);
+    let next = Timeline::open(&newer, &testing::attachment(&newer), TIMELINE, &before, None);
     next.start();
     next.compact_now().await.unwrap();
     next.uploaded().await.unwrap();

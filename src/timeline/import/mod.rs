@@ -70,6 +70,7 @@ impl Imported {
             hint_bits_logged: self.hint_bits_logged,
             tli: self.tli,
             tli_history: self.tli_history.clone(),
+            deleted_at: None,
             wal_source: None,
         }
     }

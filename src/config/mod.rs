@@ -1,5 +1,10 @@
 //! Settings of a node: TOML file, then `-c key=value` overrides, then defaults.
 
+pub mod duration;
+pub mod tenant;
+
+pub use tenant::{EvictionPolicy, TenantConfig, TenantOverrides};
+
 use crate::io_abstraction::Address;
 use crate::pg::version::PgVersion;
 use serde::{Deserialize, Serialize};
@@ -36,7 +41,7 @@ pub struct Postgres {
 
 /// All settings of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Config {
     #[serde(skip)]
     pub data_dir: PathBuf,
@@ -47,26 +52,21 @@ pub struct Config {
     pub remote_storage: Option<RemoteStorage>,
     pub postgres: Postgres,
     pub redo: RedoMode,
-    /// Bytes of WAL after which the open layer is frozen.
-    pub checkpoint_distance: u64,
-    /// Time after which an open layer with something new is frozen.
-    #[serde(with = "duration_text")]
-    pub checkpoint_timeout: Duration,
+    /// For tenants that have no value of their own.
+    #[serde(flatten)]
+    pub tenant: TenantConfig,
     /// Memory in bytes at which the open layer is frozen, whatever its distance.
     pub open_layer_bytes_max: u64,
     /// Cache of unpacked layer blocks in bytes.
     pub block_cache_bytes: u64,
     /// How long a read waits for WAL that has not arrived.
-    #[serde(with = "duration_text")]
+    #[serde(with = "duration")]
     pub wait_lsn_timeout: Duration,
     /// How long one answer of a redo child may take.
-    #[serde(with = "duration_text")]
+    #[serde(with = "duration")]
     pub wal_redo_timeout: Duration,
-    /// How long to wait for a connection to a primary.
-    #[serde(with = "duration_text")]
-    pub walreceiver_connect_timeout: Duration,
     /// Silence after which the connection to a primary is given up.
-    #[serde(with = "duration_text")]
+    #[serde(with = "duration")]
     pub walreceiver_idle_timeout: Duration,
     /// Space in bytes that the WAL log leaves free: below it nothing is acknowledged any more.
     pub disk_reserve_bytes: u64,
@@ -74,17 +74,8 @@ pub struct Config {
     pub wal_log_keep_bytes: u64,
     /// WAL in bytes that a timeline's log may hold: remote storage that is away for longer stops acknowledging.
     pub wal_log_bytes_max: u64,
-    /// Size in bytes at which an image layer is cut.
-    pub compaction_target_size: u64,
-    /// Pause between two passes of compaction; none: there is no compaction.
-    #[serde(with = "duration_text")]
-    pub compaction_period: Duration,
-    /// Flushed layers that are merged into layers of fewer keys.
-    pub compaction_threshold: u64,
-    /// Deltas over the last image of a part of the keys that call for the next one.
-    pub image_creation_threshold: u64,
     /// Idle time after which a page service connection is closed.
-    #[serde(with = "duration_text")]
+    #[serde(with = "duration")]
     pub page_service_idle_timeout: Duration,
 }
 
@@ -97,22 +88,15 @@ impl Default for Config {
             remote_storage: None,
             postgres: Postgres::default(),
             redo: RedoMode::Child,
-            checkpoint_distance: 256 << 20,
-            checkpoint_timeout: Duration::from_secs(600),
+            tenant: TenantConfig::default(),
             open_layer_bytes_max: 64 << 20,
             block_cache_bytes: 64 << 20,
             wait_lsn_timeout: Duration::from_secs(60),
             wal_redo_timeout: Duration::from_secs(60),
-            walreceiver_connect_timeout: Duration::from_secs(10),
             walreceiver_idle_timeout: Duration::from_secs(60),
             disk_reserve_bytes: 256 << 20,
             wal_log_keep_bytes: 64 << 20,
             wal_log_bytes_max: 64 << 30,
-            compaction_target_size: 128 << 20,
-            // Off: nothing keeps a node yet from removing objects that the index of a newer generation names.
-            compaction_period: Duration::ZERO,
-            compaction_threshold: 10,
-            image_creation_threshold: 3,
             page_service_idle_timeout: Duration::from_secs(600),
         }
     }
@@ -127,6 +111,8 @@ pub enum ConfigError {
     UnknownKey { origin: String, key: String, nearest: String },
     #[error("configuration {origin}: {error}")]
     Parse { origin: String, error: String },
+    #[error("configuration: {key} = {value}: at least {least} {unit}")]
+    Least { key: &'static str, value: u64, least: u64, unit: &'static str },
     #[error("configuration: {key} = {value}: {reason}")]
     Invalid { key: &'static str, value: String, reason: &'static str },
 }
@@ -156,19 +142,11 @@ impl Config {
 
     fn validate(&self) -> Result<(), ConfigError> {
         let invalid = |key, value: u64, reason| Err(ConfigError::Invalid { key, value: value.to_string(), reason });
-        if self.checkpoint_distance < 8192 {
-            return invalid("checkpoint_distance", self.checkpoint_distance, "at least 8192 bytes, one WAL page");
-        }
+        self.tenant.validate()?;
         if self.open_layer_bytes_max < 64 << 10 {
             return invalid("open_layer_bytes_max", self.open_layer_bytes_max, "at least 65536 bytes");
         }
-        if self.compaction_threshold < 2 {
-            return invalid("compaction_threshold", self.compaction_threshold, "at least 2 layers");
-        }
-        if self.image_creation_threshold < 1 {
-            return invalid("image_creation_threshold", self.image_creation_threshold, "at least 1 layer");
-        }
-        let least = self.wal_log_keep_bytes.saturating_add(self.checkpoint_distance.saturating_mul(2)).saturating_add(64 << 20);
+        let least = self.wal_log_keep_bytes.saturating_add(self.tenant.checkpoint_distance.saturating_mul(2)).saturating_add(64 << 20);
         if self.wal_log_bytes_max < least {
             let reason =
                 "at least wal_log_keep_bytes + 2 * checkpoint_distance + 64 MiB, or the log would be full before it may be trimmed";
@@ -243,14 +221,19 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 fn check_keys(origin: &str, table: &toml::Table) -> Result<(), ConfigError> {
     let defaults =
         toml::Table::try_from(Config::default()).map_err(|e| ConfigError::Parse { origin: origin.into(), error: e.to_string() })?;
-    let known: Vec<&str> = defaults.keys().map(String::as_str).chain(["remote_storage"]).collect();
+    let known: Vec<&str> = defaults.keys().map(String::as_str).chain(["remote_storage", tenant::UNSET]).collect();
     match table.keys().find(|k| !known.contains(&k.as_str())) {
         None => Ok(()),
         Some(key) => {
-            let nearest = known.iter().min_by_key(|k| edit_distance(k, key)).map_or("", |k| k).to_string();
+            let nearest = nearest(known.iter().copied(), key);
             Err(ConfigError::UnknownKey { origin: origin.to_string(), key: key.clone(), nearest })
         }
     }
+}
+
+/// The known name that a wrong one is most like.
+fn nearest<'a>(known: impl Iterator<Item = &'a str>, key: &str) -> String {
+    known.min_by_key(|name| edit_distance(name, key)).unwrap_or("").to_string()
 }
 
 /// Levenshtein distance.
@@ -268,21 +251,6 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Durations as people write them: `10m`, `20s`, `7 days`.
-mod duration_text {
-    use serde::{Deserialize, Deserializer, Serializer};
-    use std::time::Duration;
-
-    pub fn serialize<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&humantime::format_duration(*duration))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(d)?;
-        humantime::parse_duration(&text).map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,7 +263,7 @@ mod tests {
     #[test]
     fn overrides_merge_and_unknown_keys_are_named() {
         let config = load(&["checkpoint_timeout = '20s'", "postgres.run_as = 'pg'", "postgres.versions.15 = '/x'"]).unwrap();
-        assert_eq!(config.checkpoint_timeout, Duration::from_secs(20));
+        assert_eq!(config.tenant.checkpoint_timeout, Duration::from_secs(20));
         assert_eq!(config.postgres.run_as.as_deref(), Some("pg"));
         assert_eq!(config.postgres_versions().unwrap()[&PgVersion::V15], Path::new("/x"));
         assert_eq!(config.remote_path(), Path::new("/d/remote"));

@@ -1,9 +1,11 @@
-//! Handlers of the pageserver's part of the API.
+//! Handlers of timelines.
 
+use super::extract::{Answer, Shared, body, find, finish, parse, query};
 use super::status::ApiError;
 use crate::pg::version::PgVersion;
 use crate::replication::connstr::ConnStr;
-use crate::tenant::{CreateSpec, Kind, Origin, Registry, Tenant, TimelineHandle};
+use crate::tenant::{CreateSpec, Deletion, Kind, Origin, Registry, TimelineHandle};
+use crate::timeline::gc::choose::GcCounts;
 use crate::types::{Lsn, TenantId, TimelineId};
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -11,93 +13,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
-
-pub(super) type Shared = State<Arc<Registry>>;
-pub(super) type Answer<T> = Result<Json<T>, ApiError>;
-
-pub(super) fn parse<T: FromStr>(text: &str) -> Result<T, ApiError>
-where
-    T::Err: std::fmt::Display,
-{
-    text.parse().map_err(ApiError::bad_request)
-}
-
-fn body<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
-    match body {
-        Ok(Json(value)) => Ok(value),
-        Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
-    }
-}
-
-pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
-    query.map(|Query(query)| query).map_err(|rejection| ApiError::bad_request(rejection.body_text()))
-}
-
-pub async fn status(State(_): Shared) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "id": 1 }))
-}
-
-#[derive(Serialize)]
-pub struct TenantInfo {
-    id: TenantId,
-    state: serde_json::Value,
-    attachment_status: serde_json::Value,
-    current_physical_size: Option<u64>,
-}
-
-fn tenant_info(tenant: &Tenant, with_size: bool) -> TenantInfo {
-    let size = || tenant.timelines().iter().map(|t| t.timeline.physical_size()).sum();
-    TenantInfo {
-        id: tenant.id,
-        state: serde_json::json!({ "slug": "Active" }),
-        attachment_status: serde_json::json!({ "slug": "attached" }),
-        current_physical_size: with_size.then(size),
-    }
-}
-
-pub async fn list_tenants(State(registry): Shared) -> Json<Vec<TenantInfo>> {
-    Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect())
-}
-
-pub async fn get_tenant(State(registry): Shared, Path(tenant): Path<String>) -> Answer<TenantInfo> {
-    Ok(Json(tenant_info(&*registry.tenant(parse(&tenant)?)?, true)))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CreateTenant {
-    new_tenant_id: TenantId,
-}
-
-pub async fn create_tenant(
-    State(registry): Shared,
-    request: Result<Json<CreateTenant>, JsonRejection>,
-) -> Result<(StatusCode, Json<TenantId>), ApiError> {
-    let id = body(request)?.new_tenant_id;
-    let owned = registry.clone();
-    finish(&registry, "create-tenant", async move { owned.create_tenant(id).await }).await?;
-    Ok((StatusCode::CREATED, Json(id)))
-}
-
-/// Runs a change to its end even if the client hangs up: it finishes, and a repeat of the request finds the result.
-async fn finish<T: Send + 'static, E: Send + 'static>(
-    registry: &Registry,
-    name: &str,
-    work: impl Future<Output = Result<T, E>> + Send + 'static,
-) -> Result<T, ApiError>
-where
-    ApiError: From<E>,
-{
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    registry.shared.env.tasks.spawn(name, async move {
-        // Nobody listens when the client has gone.
-        let _ = sender.send(work.await);
-    });
-    let done = receiver.await.map_err(|_| ApiError::new(Kind::Unavailable, "the node is shutting down"))?;
-    Ok(done?)
-}
 
 #[derive(Serialize)]
 pub struct TimelineInfo {
@@ -123,11 +39,11 @@ pub struct TimelineInfo {
     state: &'static str,
 }
 
-fn timeline_info(handle: &TimelineHandle, logical_size: Option<u64>) -> TimelineInfo {
+fn timeline_info(handle: &TimelineHandle, logical_size: Option<u64>, state: &'static str) -> TimelineInfo {
     let timeline = &handle.timeline;
     let (last, prev) = timeline.last_record.lsn_and_prev();
     let ancestor = timeline.ancestor.as_ref();
-    let remote = timeline.remote_consistent_lsn();
+
     // The password stays here: the parsed form does not print it.
     let source = timeline.wal_source().and_then(|s| s.parse::<ConnStr>().ok()).map(|s| s.to_string());
     TimelineInfo {
@@ -139,8 +55,8 @@ fn timeline_info(handle: &TimelineHandle, logical_size: Option<u64>) -> Timeline
         prev_record_lsn: prev,
         latest_gc_cutoff_lsn: timeline.gc_cutoff_lsn(),
         disk_consistent_lsn: timeline.disk_consistent_lsn(),
-        remote_consistent_lsn: remote,
-        remote_consistent_lsn_visible: remote,
+        remote_consistent_lsn: timeline.remote_projected_lsn(),
+        remote_consistent_lsn_visible: timeline.remote_consistent_lsn(),
         initdb_lsn: timeline.identity.initdb_lsn,
         current_logical_size: logical_size,
         current_physical_size: timeline.physical_size(),
@@ -150,36 +66,47 @@ fn timeline_info(handle: &TimelineHandle, logical_size: Option<u64>) -> Timeline
         wal_source_connstr: source,
         last_received_msg_lsn: handle.wal.log.written_lsn(),
         walreceiver_status: timeline.receiver_status.lock().clone(),
-        state: "Active",
+        state,
     }
 }
 
-/// A timeline that exists and could not be loaded.
+const ACTIVE: &str = "Active";
+const STOPPING: &str = "Stopping";
+
+/// A timeline that exists and does not serve: it could not be loaded, or goes on being deleted after a start of the node.
 #[derive(Serialize)]
-pub struct BrokenTimelineInfo {
+pub struct IdleTimelineInfo {
     tenant_id: TenantId,
     timeline_id: TimelineId,
     state: &'static str,
-    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum AnyTimelineInfo {
-    Active(Box<TimelineInfo>),
-    Broken(BrokenTimelineInfo),
+    Whole(Box<TimelineInfo>),
+    Idle(IdleTimelineInfo),
 }
 
-pub async fn list_timelines(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Vec<AnyTimelineInfo>> {
+impl AnyTimelineInfo {
+    fn deleting(tenant_id: TenantId, timeline_id: TimelineId, deletion: &Deletion) -> AnyTimelineInfo {
+        match &deletion.handle {
+            Some(handle) => AnyTimelineInfo::Whole(Box::new(timeline_info(handle, None, STOPPING))),
+            None => AnyTimelineInfo::Idle(IdleTimelineInfo { tenant_id, timeline_id, state: STOPPING, reason: None }),
+        }
+    }
+}
+
+pub async fn list(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Vec<AnyTimelineInfo>> {
     let tenant = registry.tenant(parse(&tenant)?)?;
-    let active = tenant.timelines().into_iter().map(|t| AnyTimelineInfo::Active(Box::new(timeline_info(&t, None))));
-    let broken =
-        |(timeline_id, reason)| AnyTimelineInfo::Broken(BrokenTimelineInfo { tenant_id: tenant.id, timeline_id, state: "Broken", reason });
-    Ok(Json(active.chain(tenant.broken().into_iter().map(broken)).collect()))
-}
-
-pub(super) fn find(registry: &Registry, tenant: &str, timeline: &str) -> Result<Arc<TimelineHandle>, ApiError> {
-    Ok(registry.timeline(parse(tenant)?, parse(timeline)?)?)
+    let active = tenant.timelines().into_iter().map(|t| AnyTimelineInfo::Whole(Box::new(timeline_info(&t, None, ACTIVE))));
+    let broken = |(timeline_id, reason)| {
+        AnyTimelineInfo::Idle(IdleTimelineInfo { tenant_id: tenant.id, timeline_id, state: "Broken", reason: Some(reason) })
+    };
+    let deleting = tenant.deleting().into_iter().map(|(timeline, deletion)| AnyTimelineInfo::deleting(tenant.id, timeline, &deletion));
+    Ok(Json(active.chain(tenant.broken().into_iter().map(broken)).chain(deleting).collect()))
 }
 
 #[derive(Deserialize)]
@@ -190,19 +117,30 @@ pub struct TimelineQuery {
     exact_logical_size: bool,
 }
 
-pub async fn get_timeline(
+pub async fn get(
     State(registry): Shared,
     Path((tenant, timeline)): Path<(String, String)>,
     request: Result<Query<TimelineQuery>, QueryRejection>,
-) -> Answer<TimelineInfo> {
+) -> Answer<AnyTimelineInfo> {
     let query = query(request)?;
-    let handle = find(&registry, &tenant, &timeline)?;
+    let (owner, id) = (registry.tenant(parse(&tenant)?)?, parse(&timeline)?);
+    if let Some(deletion) = owner.deleting().get(&id) {
+        return Ok(Json(AnyTimelineInfo::deleting(owner.id, id, deletion)));
+    }
+    let handle = owner.timeline(id)?;
     let mut size = None;
     if query.exact_logical_size {
         let lsn = handle.timeline.last_record.lsn();
         size = Some(handle.timeline.logical_size(lsn).await.map_err(|e| ApiError::new(Kind::Internal, e))?);
     }
-    Ok(Json(timeline_info(&handle, size)))
+    Ok(Json(AnyTimelineInfo::Whole(Box::new(timeline_info(&handle, size, ACTIVE)))))
+}
+
+pub async fn delete(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Result<(StatusCode, Json<()>), ApiError> {
+    let (tenant, timeline) = (parse(&tenant)?, parse(&timeline)?);
+    let owned = registry.clone();
+    finish(&registry, "delete-timeline-request", async move { owned.delete_timeline(tenant, timeline).await }).await?;
+    Ok((StatusCode::ACCEPTED, Json(())))
 }
 
 #[derive(Deserialize)]
@@ -217,7 +155,7 @@ pub struct CreateTimeline {
     pg_version: Option<u32>,
 }
 
-pub async fn create_timeline(
+pub async fn create(
     State(registry): Shared,
     Path(tenant): Path<String>,
     request: Result<Json<CreateTimeline>, JsonRejection>,
@@ -230,13 +168,13 @@ pub async fn create_timeline(
         (None, None) => Origin::Template(version.unwrap_or(PgVersion::DEFAULT)),
         (None, Some(_)) => return Err(ApiError::bad_request("ancestor_start_lsn needs ancestor_timeline_id")),
     };
-    create(registry, tenant, CreateSpec { timeline: request.new_timeline_id, origin }).await
+    make(registry, tenant, CreateSpec { timeline: request.new_timeline_id, origin }).await
 }
 
-async fn create(registry: Arc<Registry>, tenant: TenantId, spec: CreateSpec) -> Result<(StatusCode, Json<TimelineInfo>), ApiError> {
+async fn make(registry: Arc<Registry>, tenant: TenantId, spec: CreateSpec) -> Result<(StatusCode, Json<TimelineInfo>), ApiError> {
     let owned = registry.clone();
     let handle = finish(&registry, "create-timeline", async move { owned.create_timeline(tenant, &spec).await }).await?;
-    Ok((StatusCode::CREATED, Json(timeline_info(&handle, None))))
+    Ok((StatusCode::CREATED, Json(timeline_info(&handle, None, ACTIVE))))
 }
 
 #[derive(Deserialize)]
@@ -246,13 +184,59 @@ pub struct ImportTimeline {
     directory: PathBuf,
 }
 
-pub async fn import_timeline(
+pub async fn import(
     State(registry): Shared,
     Path((tenant, timeline)): Path<(String, String)>,
     request: Result<Json<ImportTimeline>, JsonRejection>,
 ) -> Result<(StatusCode, Json<TimelineInfo>), ApiError> {
     let spec = CreateSpec { timeline: parse(&timeline)?, origin: Origin::Directory(body(request)?.directory) };
-    create(registry, parse(&tenant)?, spec).await
+    make(registry, parse(&tenant)?, spec).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcRequest {
+    #[serde(default)]
+    gc_horizon: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub struct GcResult {
+    #[serde(flatten)]
+    counts: GcCounts,
+    elapsed: Elapsed,
+}
+
+#[derive(Serialize)]
+struct Elapsed {
+    secs: u64,
+    nanos: u32,
+}
+
+/// One pass of garbage collection, now.
+pub async fn do_gc(
+    State(registry): Shared,
+    Path((tenant, timeline)): Path<(String, String)>,
+    request: Result<Json<GcRequest>, JsonRejection>,
+) -> Answer<GcResult> {
+    let horizon = body(request)?.gc_horizon;
+    let owner = registry.tenant(parse(&tenant)?)?;
+    let missing = |_| ApiError::new(Kind::NotFound, "gc target timeline does not exist");
+    let timeline = owner.timeline(parse(&timeline)?).map_err(missing)?.timeline.clone();
+    let clock = registry.shared.env.clock.clone();
+    let start = clock.mono();
+    let work = async move { timeline.gc_now(horizon).await.map_err(|error| ApiError::new(Kind::Internal, error)) };
+    let counts = finish(&registry, "do-gc", work).await?;
+    let took = clock.mono().since(start);
+    Ok(Json(GcResult { counts, elapsed: Elapsed { secs: took.as_secs(), nanos: took.subsec_nanos() } }))
+}
+
+/// Merges and images, now.
+pub async fn compact(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Answer<()> {
+    let timeline = find(&registry, &tenant, &timeline)?.timeline.clone();
+    let work = async move { timeline.compact_now().await.map(|_| ()).map_err(|error| ApiError::new(Kind::Internal, error)) };
+    finish(&registry, "compact", work).await?;
+    Ok(Json(()))
 }
 
 /// Flushes what is in memory and waits until it is in remote storage.
@@ -261,7 +245,7 @@ pub async fn checkpoint(State(registry): Shared, Path((tenant, timeline)): Path<
     handle.timeline.flush_all().await;
     let uploaded = handle.timeline.uploaded().await;
     uploaded.map_err(|e| ApiError::new(Kind::Unavailable, e))?;
-    Ok(Json(timeline_info(&handle, None)))
+    Ok(Json(timeline_info(&handle, None, ACTIVE)))
 }
 
 #[derive(Deserialize)]
@@ -294,5 +278,5 @@ async fn change_source(registry: &Registry, handle: Arc<TimelineHandle>, source:
         stored.map_err(|e| ApiError::new(Kind::Unavailable, e))
     })
     .await?;
-    Ok(Json(timeline_info(&handle, None)))
+    Ok(Json(timeline_info(&handle, None, ACTIVE)))
 }
