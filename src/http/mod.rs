@@ -4,5 +4,6 @@ pub mod metrics;
 pub mod pageserver;
 pub mod router;
 pub mod server;
+pub mod size;
 pub mod status;
 pub mod time;

@@ -1,6 +1,7 @@
 //! Paths to handlers. Both slash forms are accepted.
 
 use super::pageserver as api;
+use super::size::synthetic_size;
 use super::status::ApiError;
 use super::time;
 use crate::tenant::{Kind, Registry};
@@ -21,6 +22,8 @@ pub fn router(registry: Arc<Registry>) -> Router {
         ("/v1/status", get(api::status)),
         ("/v1/tenant", get(api::list_tenants).post(api::create_tenant)),
         ("/v1/tenant/{tenant}", get(api::get_tenant)),
+        ("/v1/tenant/{tenant}/synthetic_size", get(synthetic_size)),
+        ("/v1/tenant/{tenant}/size", get(synthetic_size)),
         ("/v1/tenant/{tenant}/timeline", get(api::list_timelines).post(api::create_timeline)),
         ("/v1/tenant/{tenant}/timeline/{timeline}", get(api::get_timeline)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/import", put(api::import_timeline)),

@@ -1,5 +1,6 @@
 //! Errors to statuses, all of it. Bodies are `{"msg": "<prefix><message>"}`.
 
+use crate::tenant::size::SizeError;
 use crate::tenant::{CreateError, Kind, LookupError};
 use axum::Json;
 use axum::http::StatusCode;
@@ -51,6 +52,12 @@ impl From<LookupError> for ApiError {
 
 impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> ApiError {
+        ApiError::new(error.kind(), error)
+    }
+}
+
+impl From<SizeError> for ApiError {
+    fn from(error: SizeError) -> ApiError {
         ApiError::new(error.kind(), error)
     }
 }

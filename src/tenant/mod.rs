@@ -4,6 +4,7 @@ pub mod create;
 pub mod error;
 pub mod load;
 pub mod registry;
+pub mod size;
 mod template;
 
 pub use create::{CreateSpec, Origin};

@@ -1,6 +1,7 @@
 //! Who is here: tenants by id, timelines by id, and which ids are being created.
 
 use super::error::LookupError;
+use super::size::LogicalSizes;
 use crate::io_abstraction::ClockExt as _;
 use crate::timeline::{Shared, Timeline};
 use crate::types::{TenantId, TimelineId};
@@ -39,6 +40,7 @@ struct Timelines {
 pub struct Tenant {
     pub id: TenantId,
     timelines: Mutex<Timelines>,
+    pub(super) logical_sizes: LogicalSizes,
 }
 
 /// What a claim of a timeline id found.
@@ -73,7 +75,7 @@ impl ClaimGuard {
 
 impl Tenant {
     pub fn new(id: TenantId) -> Arc<Tenant> {
-        Arc::new(Tenant { id, timelines: Mutex::default() })
+        Arc::new(Tenant { id, timelines: Mutex::default(), logical_sizes: LogicalSizes::default() })
     }
 
     /// Excludes other creations of this id.
@@ -140,6 +142,8 @@ pub struct Registry {
     creating_tenants: Mutex<BTreeSet<TenantId>>,
     /// One initdb at a time per node: it is heavy, and its result is cached.
     pub(super) template: tokio::sync::Mutex<()>,
+    /// One logical size of the size model at a time per node: it reads many directories.
+    pub(super) logical_size_queries: tokio::sync::Mutex<()>,
     /// The node stops: nothing is created any more.
     pub(super) stopping: CancellationToken,
     /// Shared by creations at work; a stop takes it alone, and so waits for them.
@@ -153,6 +157,7 @@ impl Registry {
             tenants: Mutex::default(),
             creating_tenants: Mutex::default(),
             template: tokio::sync::Mutex::default(),
+            logical_size_queries: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             creations: tokio::sync::RwLock::default(),
         })
