@@ -4,6 +4,7 @@ mod extract;
 pub mod metrics;
 pub mod router;
 pub mod server;
+pub mod size;
 pub mod status;
 pub mod tenant;
 pub mod time;

@@ -1,5 +1,6 @@
 //! Paths to handlers. Both slash forms are accepted.
 
+use super::size::synthetic_size;
 use super::status::ApiError;
 use super::{tenant, time, timeline};
 use crate::tenant::{Kind, Registry};
@@ -27,6 +28,8 @@ pub fn router(registry: Arc<Registry>) -> Router {
         ("/v1/tenant/{tenant}/detach", post(tenant::detach)),
         ("/v1/tenant/{tenant}/ignore", post(tenant::ignore)),
         ("/v1/tenant/{tenant}/load", post(tenant::load)),
+        ("/v1/tenant/{tenant}/synthetic_size", get(synthetic_size)),
+        ("/v1/tenant/{tenant}/size", get(synthetic_size)),
         ("/v1/tenant/{tenant}/timeline", get(timeline::list).post(timeline::create)),
         ("/v1/tenant/{tenant}/timeline/{timeline}", get(timeline::get).delete(timeline::delete)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/import", put(timeline::import)),

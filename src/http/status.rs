@@ -1,6 +1,7 @@
 //! Errors to statuses, all of it. Bodies are `{"msg": "<prefix><message>"}`.
 
 use crate::tenant::error::ChangeError;
+use crate::tenant::size::SizeError;
 use crate::tenant::{CreateError, Kind, LookupError};
 use axum::Json;
 use axum::http::StatusCode;
@@ -47,6 +48,12 @@ impl IntoResponse for ApiError {
 
 impl From<LookupError> for ApiError {
     fn from(error: LookupError) -> ApiError {
+        ApiError::new(error.kind(), error)
+    }
+}
+
+impl From<SizeError> for ApiError {
+    fn from(error: SizeError) -> ApiError {
         ApiError::new(error.kind(), error)
     }
 }

@@ -8,6 +8,7 @@ pub mod error;
 pub mod location;
 pub mod registry;
 pub mod settings;
+pub mod size;
 pub mod state;
 mod template;
 

@@ -36,6 +36,8 @@ pub struct Registry {
     slots: Mutex<BTreeMap<TenantId, Slot>>,
     /// One initdb at a time per node: it is heavy, and its result is cached.
     pub(super) template: tokio::sync::Mutex<()>,
+    /// One logical size is computed at a time per node: it reads much.
+    pub(super) logical_size_queries: tokio::sync::Mutex<()>,
     /// The node stops: nothing is created or attached any more.
     pub(super) stopping: CancellationToken,
     pub(super) attaching: Semaphore,
@@ -80,6 +82,7 @@ impl Registry {
             shared,
             slots: Mutex::default(),
             template: tokio::sync::Mutex::default(),
+            logical_size_queries: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             attaching: Semaphore::new(ATTACHING_MAX),
             next_trash: AtomicU64::new(0),

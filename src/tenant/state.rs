@@ -1,6 +1,7 @@
 //! A tenant that is attached to this node: its state, its timelines, and which ids are being created.
 
 use super::error::LookupError;
+use super::size::LogicalSizes;
 use crate::config::TenantOverrides;
 use crate::io_abstraction::{Scope, Tasks};
 use crate::remote::Attachment;
@@ -68,6 +69,7 @@ pub struct Tenant {
     /// Held while the settings change.
     pub(super) manifest: tokio::sync::Mutex<Option<StoredManifest>>,
     overrides: Mutex<TenantOverrides>,
+    pub(super) logical_sizes: LogicalSizes,
     pub(super) timelines: Mutex<Timelines>,
     /// Shared by creations at work; a stop takes it alone, and so waits for them.
     pub(super) creations: tokio::sync::RwLock<()>,
@@ -114,6 +116,7 @@ impl Tenant {
             attachment: OnceLock::new(),
             manifest: tokio::sync::Mutex::default(),
             overrides: Mutex::new(overrides),
+            logical_sizes: LogicalSizes::default(),
             timelines: Mutex::default(),
             creations: tokio::sync::RwLock::default(),
             scope: Scope::new(tasks),

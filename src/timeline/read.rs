@@ -62,6 +62,14 @@ impl Timeline {
         if lsn < cutoff { Err(ReadError::BelowCutoff { lsn, cutoff }) } else { Ok(()) }
     }
 
+    /// As [`Timeline::check_cutoff`], except that what branches read is there.
+    fn check_history(&self, lsn: Lsn) -> Result<(), ReadError> {
+        match self.check_cutoff(lsn) {
+            Err(_) if self.is_pinned(lsn) => Ok(()),
+            other => other,
+        }
+    }
+
     /// The value of `key` at `lsn`, which must be ingested already. A page of zeros comes back whole.
     pub async fn get(&self, key: Key, lsn: Lsn) -> Result<Bytes, ReadError> {
         let found = self.collect(key, lsn).await?;
@@ -130,7 +138,7 @@ impl Timeline {
             let complete = timeline.collect_own(key, &mut end, lsn, &mut found).await;
             // GC-2: layers may have gone meanwhile, which is no reason to say something else about the past.
             if !pinned && !crate::planted!(self.shared.env, "gc-unseen") {
-                timeline.check_cutoff(lsn)?;
+                timeline.check_history(lsn)?;
             }
             if complete? {
                 return Ok(found);

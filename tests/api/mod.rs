@@ -1,5 +1,7 @@
 //! The management API and the page service as clients meet them: statuses, bodies, bad input; and that the server lives on.
 
+mod size;
+
 use crate::pal::PalServer;
 use crate::support::Place;
 use palimpsest::io_abstraction::{Address, ClockExt as _};

@@ -141,6 +141,10 @@ impl Timeline {
         self.pins.lock().insert(branch, lsn);
     }
 
+    pub(super) fn is_pinned(&self, lsn: Lsn) -> bool {
+        self.pins.lock().values().any(|pinned| *pinned == lsn)
+    }
+
     pub fn unpin(&self, branch: TimelineId) {
         self.pins.lock().remove(&branch);
     }
