@@ -1,5 +1,6 @@
 //! The composition root: (Env, Config) in, running services out. Called by the program and by the simulator alike.
 
+use crate::auth::{GuardError, Guards};
 use crate::config::{Config, ConfigError};
 use crate::http;
 use crate::io_abstraction::disk::{DiskLock, create_dir_durably, read_file, write_file_durably};
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     #[error("data directory {path}: {error}")]
     DataDir { path: PathBuf, error: io::Error },
     #[error("another process uses the data directory {path}: stop it first")]
@@ -55,6 +58,7 @@ impl Node {
     /// Takes the next generation, loads all tenants, serves. Returns when both listeners accept.
     pub async fn start(env: Env, config: Config) -> Result<Node, StartError> {
         let (http_wanted, pages_wanted) = (config.http_address()?, config.pages_address()?);
+        let guards = Guards::load(&env, &config)?;
         let lock = lock_data_dir(&env, &config)?;
         let generation = next_generation(&env, &config).await?;
         let shared = Arc::new(Shared {
@@ -74,9 +78,9 @@ impl Node {
         let http = listen(&http_wanted).await?;
         let pages = listen(&pages_wanted).await?;
         let (http_address, pages_address) = (http.local_address(), pages.local_address());
-        let router = http::router::router(registry.clone());
-        services.spawn("http", |cancel| http::server::run(env.clone(), http, router, cancel));
-        services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), cancel));
+        let router = http::router::router(registry.clone(), &guards);
+        services.spawn("http", |cancel| http::server::run(env.clone(), http, guards.http.tls, router, cancel));
+        services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), guards.pages, cancel));
         env.probe.event("node-started", &|| format!("generation={}", generation.0));
         Ok(Node { registry, _lock: lock, services, http_address, pages_address })
     }
