@@ -100,7 +100,7 @@ mod tests {
         let one = Ok(Claims { permission: Permission::Tenant(tenant), expires: None });
         let ttl = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!((made(None, None, None), made(Some(Scope::Pageserverapi), None, ttl(60))), (all(None), all(Some(65))));
-        assert_eq!((made(None, Some(tenant), None), made(Some(Scope::Tenant), Some(tenant), None)), (one.clone(), one));
+        assert_eq!((made(None, Some(tenant), None), made(Some(Scope::Tenant), Some(tenant), None)), (one, one));
         for (scope, tenant, ttl) in [
             (Some(Scope::Tenant), None, None),
             (Some(Scope::Pageserverapi), Some(tenant), None),

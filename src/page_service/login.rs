@@ -15,12 +15,21 @@ use std::time::Duration;
 
 /// Options of the protocol itself begin so. Source: PostgreSQL 15 documentation, section 55.2.1.
 const PROTOCOL_OPTION: &str = "_pq_.";
-/// How long a client may take from the request for its token to the token.
-const TOKEN_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client may take to show what it is asked for: strangers must not hold connections for as long as others may.
+const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 
 impl Connection {
-    /// Answers the startup packet and whatever the guard asks for; false if the client only wanted to cancel something or left.
+    /// Lets the client in; false if it only wanted to cancel something or left.
     pub(super) async fn log_in(&mut self) -> Result<bool, ConnectionError> {
+        if self.guard.auth.is_none() && self.guard.tls.is_none() {
+            return self.greet().await;
+        }
+        let clock = self.env.clock.clone();
+        clock.timeout(LOGIN_LIMIT, self.greet()).await.map_err(|_| ConnectionError::Idle)?
+    }
+
+    /// Answers the startup packet and asks for whatever the guard wants.
+    async fn greet(&mut self) -> Result<bool, ConnectionError> {
         loop {
             let Some(packet) = wire::take_startup(&mut self.input)? else {
                 if !self.fill().await? {
@@ -82,8 +91,7 @@ impl Connection {
     async fn ask_for_token(&mut self, auth: &Arc<Auth>) -> Result<Option<Permission>, ConnectionError> {
         wire::put_authentication_cleartext(&mut self.output);
         self.flush().await?;
-        let clock = self.env.clock.clone();
-        let password = match clock.timeout(TOKEN_LIMIT, self.message()).await.map_err(|_| ConnectionError::Idle)?? {
+        let password = match self.message().await? {
             None | Some(Frontend::Terminate) => return Ok(None),
             Some(Frontend::Password(bytes)) => bytes,
             Some(_) => return Err(refused(sqlstate::PROTOCOL_VIOLATION, "expected a password message")),
@@ -119,4 +127,37 @@ impl Connection {
 
 fn refused(sqlstate: &'static str, message: &str) -> ConnectionError {
     ConnectionError::Refused { sqlstate, message: message.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Guard, SigningKey};
+    use crate::io_abstraction::disk::write_file_durably;
+    use crate::tenant::Registry;
+    use crate::timeline::testing;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test(start_paused = true)]
+    #[expect(clippy::disallowed_types, reason = "the time that the paused runtime let pass")]
+    async fn a_client_that_shows_nothing_is_dropped_soon() {
+        let (env, directory) = (testing::memory_env(), tempfile::tempdir().unwrap());
+        let path = directory.path().join("key.pem");
+        write_file_durably(&*env.disk, &path, SigningKey::from_seed(&[1; 32]).public_pem().as_bytes()).unwrap();
+        let guard = Arc::new(Guard { auth: Some(Arc::new(Auth::load(&env, &path).unwrap())), ..Guard::default() });
+        let registry = Registry::new(testing::shared(&env, directory.path(), |_| {}));
+        for startup in [&b""[..], b"\0\0\0\x09\0\x03\0\0\0"] {
+            let (mut client, stream) = tokio::io::duplex(1024);
+            client.write_all(startup).await.unwrap();
+            let connection = Connection::new(env.clone(), registry.clone(), guard.clone(), Box::new(stream));
+            let begin = tokio::time::Instant::now();
+            let ended = connection.run(&CancellationToken::new()).await;
+            assert!(matches!(ended, Err(ConnectionError::Idle)), "{ended:?}");
+            assert!(begin.elapsed() < LOGIN_LIMIT + Duration::from_secs(5), "{:?}", begin.elapsed());
+            let mut said = Vec::new();
+            client.read_to_end(&mut said).await.unwrap();
+            assert_eq!(said, if startup.is_empty() { &b""[..] } else { b"R\0\0\0\x08\0\0\0\x03" });
+        }
+    }
 }
