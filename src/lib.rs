@@ -10,6 +10,7 @@
 //! Seed    sim cli -> scenario -> plan(seed) -> world -> node::run per host -> actors -> oracles -> trace
 //! ```
 
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod export;
@@ -27,5 +28,6 @@ pub mod remote;
 pub mod replication;
 pub mod tenant;
 pub mod timeline;
+pub mod tls;
 pub mod types;
 pub mod wal;

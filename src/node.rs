@@ -1,5 +1,6 @@
 //! The composition root: (Env, Config) in, running services out. Called by the program and by the simulator alike.
 
+use crate::auth::{GuardError, Guards};
 use crate::config::{Config, ConfigError};
 use crate::http;
 use crate::io_abstraction::disk::{DiskLock, create_dir_durably, read_file, write_file_durably};
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     #[error("data directory {path}: {error}")]
     DataDir { path: PathBuf, error: io::Error },
     #[error("another process uses the data directory {path}: stop it first")]
@@ -62,6 +65,7 @@ impl Node {
     /// Takes the next generation, begins to load all tenants, serves. Returns when both listeners accept.
     pub async fn start(env: Env, config: Config) -> Result<Node, StartError> {
         let (http_wanted, pages_wanted) = (config.http_address()?, config.pages_address()?);
+        let guards = Guards::load(&env, &config)?;
         let lock = lock_data_dir(&env, &config)?;
         let NodeFile { generation, settled } = next_generation(&env, &config).await?;
         let remote = RemoteClient::new(&env, generation);
@@ -92,9 +96,9 @@ impl Node {
             return Err(give_up(&registry, &background, error).await);
         }
         let services = Scope::new(&env.tasks);
-        let router = http::router::router(registry.clone());
-        services.spawn("http", |cancel| http::server::run(env.clone(), http, router, cancel));
-        services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), cancel));
+        let router = http::router::router(registry.clone(), &guards);
+        services.spawn("http", |cancel| http::server::run(env.clone(), http, guards.http.tls, router, cancel));
+        services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), guards.pages, cancel));
         env.probe.event("node-started", &|| format!("generation={}", generation.0));
         Ok(Node { registry, loading, _lock: lock, services, background, http_address, pages_address })
     }

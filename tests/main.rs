@@ -1,6 +1,7 @@
 //! The one integration binary: a folder per boundary.
 
 mod api;
+mod auth;
 mod cli;
 mod demo;
 mod documentation;

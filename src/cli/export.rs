@@ -1,11 +1,11 @@
 //! `pal export`: a bootable base backup from the page service, as a data directory or as a tar.
 
-use super::client::{PageServiceArgs, command_env, connect_pages};
+use super::client::{PageServer, PageServiceArgs, command_env, connect_pages, pages_error};
 use super::output::{CommandError, Exit, Outcome, human_bytes, print};
 use super::progress::Progress;
 use super::timeline::TimelineOf;
 use super::unpack::{self, UnpackError, Unpacked};
-use crate::io_abstraction::{Address, Env, real};
+use crate::io_abstraction::{Env, real};
 use crate::postgres::hand_over;
 use crate::types::{Lsn, TenantId, TimelineId};
 use bytes::{Buf as _, Bytes};
@@ -104,16 +104,16 @@ impl Backup {
 pub async fn run(args: &ExportArgs) -> Outcome {
     let env = command_env()?;
     let backup = Backup { tenant: args.of.tenant, timeline: args.of.timeline, lsn: args.lsn, form: args.form };
-    let address = &args.page_service.page_service;
+    let server = &args.page_service.server();
     if args.output.as_os_str() == "-" {
         if args.json {
             return Err(CommandError::with(Exit::Invalid, "--json and -o - would both write to standard output"));
         }
-        return to_stdout(&env, address, &backup).await;
+        return to_stdout(&env, server, &backup).await;
     }
     let directory = std::path::absolute(&args.output).map_err(CommandError::new)?;
     let progress = Progress::stream(format!("exporting to {}", directory.display()));
-    let work = to_directory(&env, address, &backup, &directory, !args.no_sync, &progress, async { real::termination().await });
+    let work = to_directory(&env, server, &backup, &directory, !args.no_sync, &progress, async { real::termination().await });
     let made = work.await?;
     drop(progress);
     if args.json {
@@ -127,14 +127,14 @@ pub async fn run(args: &ExportArgs) -> Outcome {
     print(&format!("{}: {} files, {}\n", directory.display(), made.files, human_bytes(made.bytes)))
 }
 
-async fn to_stdout(env: &Env, address: &Address, backup: &Backup) -> Outcome {
+async fn to_stdout(env: &Env, server: &PageServer, backup: &Backup) -> Outcome {
     if io::stdout().is_terminal() {
         return Err(CommandError::with(Exit::Invalid, "a tar is nothing for a terminal: redirect standard output, or name a directory"));
     }
     let progress = Progress::stream("exporting");
-    let mut connection = connect_pages(env, address).await?;
-    let mut copy = connection.copy_out(&backup.command(), SILENCE).await.map_err(CommandError::new)?;
-    while let Some(piece) = copy.next().await.map_err(CommandError::new)? {
+    let mut connection = connect_pages(env, server).await?;
+    let mut copy = connection.copy_out(&backup.command(), SILENCE).await.map_err(pages_error)?;
+    while let Some(piece) = copy.next().await.map_err(pages_error)? {
         let mut out = io::stdout().lock();
         out.write_all(&piece).map_err(|e| CommandError::new(format!("write to standard output: {e}")))?;
         progress.add(piece.len() as u64);
@@ -148,7 +148,7 @@ async fn to_stdout(env: &Env, address: &Address, backup: &Backup) -> Outcome {
 /// error, what was written is removed again.
 pub async fn to_directory(
     env: &Env,
-    address: &Address,
+    server: &PageServer,
     backup: &Backup,
     directory: &Path,
     sync: bool,
@@ -163,7 +163,7 @@ pub async fn to_directory(
     let outcome = tokio::select! {
         biased;
         signal = stop => Err(CommandError::interrupted(signal)),
-        outcome = fetch(env, address, backup, directory, sync, progress) => outcome,
+        outcome = fetch(env, server, backup, directory, sync, progress) => outcome,
     };
     let outcome = match outcome {
         Ok(unpacking) => unpacking.map_err(unpack_failed),
@@ -186,14 +186,14 @@ pub async fn to_directory(
 /// The outer error is the connection's, the inner one the disk's or the tar's.
 async fn fetch(
     env: &Env,
-    address: &Address,
+    server: &PageServer,
     backup: &Backup,
     directory: &Path,
     sync: bool,
     progress: &Progress,
 ) -> Result<Result<Unpacked, UnpackError>, CommandError> {
-    let mut connection = connect_pages(env, address).await?;
-    let mut copy = connection.copy_out(&backup.command(), SILENCE).await.map_err(CommandError::new)?;
+    let mut connection = connect_pages(env, server).await?;
+    let mut copy = connection.copy_out(&backup.command(), SILENCE).await.map_err(pages_error)?;
     let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
     let (done, unpacked) = oneshot::channel();
     let (disk, tasks, path) = (env.disk.clone(), env.tasks.clone(), directory.to_path_buf());
@@ -213,7 +213,7 @@ async fn fetch(
             }
             Ok(None) => break,
             Err(error) => {
-                failure = Some(CommandError::new(error));
+                failure = Some(pages_error(error));
                 break;
             }
         }

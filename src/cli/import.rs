@@ -1,6 +1,6 @@
 //! `pal import`: a stopped data directory becomes a root timeline.
 
-use super::client::{ApiClient, EndpointArgs, command_env};
+use super::client::{EndpointArgs, command_env};
 use super::output::{CommandError, Outcome, OutputArgs};
 use super::progress::Progress;
 use super::timeline::{TimelineOf, get_text};
@@ -33,7 +33,7 @@ pub async fn run(args: &ImportArgs) -> Outcome {
     let env = command_env()?;
     let directory = std::path::absolute(&args.dir).map_err(|e| CommandError::new(format!("{}: {e}", args.dir.display())))?;
     let waiting = Progress::spinner(format!("importing {}", directory.display()));
-    let api = ApiClient::new(&env, &args.endpoint.endpoint);
+    let api = args.endpoint.client(&env)?;
     let info = api.change(Method::PUT, &format!("{}/import", args.of.path()), Some(json!({ "directory": directory }))).await?;
     drop(waiting);
     args.output.print(&info, get_text)

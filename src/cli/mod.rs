@@ -1,15 +1,18 @@
 //! The program's commands: arguments and what each prints. They reach the outside only through what `real` gives them.
 
+pub mod access;
 pub mod client;
 pub mod demo;
 pub mod export;
 pub mod import;
+pub mod keygen;
 pub mod output;
 pub mod postgres;
 pub mod progress;
 pub mod serve;
 pub mod tenant;
 pub mod timeline;
+pub mod token;
 pub mod unpack;
 pub mod wal;
 pub mod wal_files;
@@ -52,6 +55,10 @@ pub enum Command {
     Import(import::ImportArgs),
     /// Write a data directory that a stock server starts on, as it was at any LSN.
     Export(export::ExportArgs),
+    /// Make a pair of keys: a private one that signs tokens, a public one for the server.
+    Keygen(keygen::KeygenArgs),
+    /// Sign a token that a server with the public key accepts.
+    Token(token::TokenArgs),
     /// Look into WAL files.
     Wal(wal::WalArgs),
     /// Find and install stock PostgreSQL servers.
@@ -70,6 +77,8 @@ impl Command {
             Command::Timeline(args) => args.output.is_json(),
             Command::Import(args) => args.output.is_json(),
             Command::Export(args) => args.json,
+            Command::Keygen(args) => args.json,
+            Command::Token(args) => args.json,
             Command::Wal(args) => args.verb.json(),
             Command::Postgres(args) => args.output.is_json(),
             Command::Serve(_) | Command::WalRedo(_) => false,
@@ -87,6 +96,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Timeline(args) => real::block_on(timeline::run(&args)),
         Command::Import(args) => real::block_on(import::run(&args)),
         Command::Export(args) => real::block_on(export::run(&args)),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Wal(args) => wal::run(&args),
         Command::Postgres(args) => real::block_on(postgres::run(&args)),
         Command::WalRedo(args) => return wal_redo::run(&args),

@@ -44,6 +44,9 @@ pub fn run(args: ServeArgs) -> Outcome {
     real::block_on(async {
         observe::start_logging(real::log_filter().as_deref());
         let config = load_config(&args.settings)?;
+        for exposed in config.exposed().map_err(CommandError::new)? {
+            tracing::warn!("listen_insecurely is set: anybody who reaches the port may use it: {exposed}");
+        }
         let env = real_env(&config)?;
         let node = Node::start(env, config).await.map_err(CommandError::new)?;
         // Clients that come earlier are told to come again.

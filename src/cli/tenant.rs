@@ -1,6 +1,6 @@
 //! `pal tenant`: sets of timelines that share history.
 
-use super::client::{ApiClient, EndpointArgs, command_env};
+use super::client::{EndpointArgs, command_env};
 use super::output::{Outcome, OutputArgs, cell, details, print, size_cell, table};
 use crate::types::TenantId;
 use hyper::Method;
@@ -42,7 +42,7 @@ pub enum TenantVerb {
 
 pub async fn run(args: &TenantArgs) -> Outcome {
     let env = command_env()?;
-    let api = ApiClient::new(&env, &args.endpoint.endpoint);
+    let api = args.endpoint.client(&env)?;
     match &args.verb {
         TenantVerb::Create { id } => {
             let id = id.unwrap_or_else(|| TenantId::generate(&mut env.rng.stream("tenant id")));

@@ -122,7 +122,7 @@ pub fn parse_version(text: &str) -> Result<PgVersion, String> {
 
 pub async fn run(args: &TimelineArgs) -> Outcome {
     let env = command_env()?;
-    let api = ApiClient::new(&env, &args.endpoint.endpoint);
+    let api = args.endpoint.client(&env)?;
     match &args.verb {
         TimelineVerb::Create(create) => {
             let id = create.id.unwrap_or_else(|| TimelineId::generate(&mut env.rng.stream("timeline id")));

@@ -1,8 +1,10 @@
 //! Settings of a node: TOML file, then `-c key=value` overrides, then defaults.
 
+mod access;
 pub mod duration;
 pub mod tenant;
 
+pub use access::{AuthType, PageTls};
 pub use tenant::{EvictionPolicy, TenantConfig, TenantOverrides};
 
 use crate::io_abstraction::Address;
@@ -49,6 +51,20 @@ pub struct Config {
     pub listen_http_addr: String,
     /// Page service: `host:port`.
     pub listen_pg_addr: String,
+    /// Who may use the management API.
+    pub http_auth_type: AuthType,
+    /// Who may use the page service.
+    pub pg_auth_type: AuthType,
+    /// Public keys that verify tokens: a PEM file, or a directory of `*.pem`.
+    pub auth_validation_public_key_path: Option<PathBuf>,
+    /// Certificate chain in PEM: both listeners speak TLS.
+    pub ssl_cert_file: Option<PathBuf>,
+    /// The certificate's private key in PEM.
+    pub ssl_key_file: Option<PathBuf>,
+    /// Clients of the page service without TLS, when there is a certificate.
+    pub pg_tls: PageTls,
+    /// Listens on other than loopback addresses without authentication and TLS.
+    pub listen_insecurely: bool,
     pub remote_storage: Option<RemoteStorage>,
     pub postgres: Postgres,
     pub redo: RedoMode,
@@ -85,6 +101,13 @@ impl Default for Config {
             data_dir: PathBuf::from("./.palimpsest"),
             listen_http_addr: "127.0.0.1:9898".to_string(),
             listen_pg_addr: "127.0.0.1:64000".to_string(),
+            http_auth_type: AuthType::Trust,
+            pg_auth_type: AuthType::Trust,
+            auth_validation_public_key_path: None,
+            ssl_cert_file: None,
+            ssl_key_file: None,
+            pg_tls: PageTls::Require,
+            listen_insecurely: false,
             remote_storage: None,
             postgres: Postgres::default(),
             redo: RedoMode::Child,
@@ -115,6 +138,12 @@ pub enum ConfigError {
     Least { key: &'static str, value: u64, least: u64, unit: &'static str },
     #[error("configuration: {key} = {value}: {reason}")]
     Invalid { key: &'static str, value: String, reason: &'static str },
+    #[error("configuration: {key} needs {lacks}")]
+    Lacking { key: &'static str, lacks: &'static str },
+    #[error(
+        "configuration: {key} = {address}: other machines reach this address, and the listener needs {lacks}; set that, listen on 127.0.0.1, ::1 or localhost, or take whoever comes with listen_insecurely = true"
+    )]
+    Exposed { key: &'static str, address: Address, lacks: String },
 }
 
 impl Config {
@@ -152,12 +181,7 @@ impl Config {
                 "at least wal_log_keep_bytes + 2 * checkpoint_distance + 64 MiB, or the log would be full before it may be trimmed";
             return invalid("wal_log_bytes_max", self.wal_log_bytes_max, reason);
         }
-        for (key, address) in [("listen_http_addr", self.http_address()?), ("listen_pg_addr", self.pages_address()?)] {
-            if !is_loopback(&address) {
-                let reason = "there is no authentication yet: listen on 127.0.0.1, ::1 or localhost";
-                return Err(ConfigError::Invalid { key, value: address.to_string(), reason });
-            }
-        }
+        self.check_access()?;
         self.postgres_versions().map(|_| ())
     }
 
@@ -195,15 +219,6 @@ impl Config {
     }
 }
 
-/// Settings that come from outside may name no other address; the simulator, whose hosts have addresses of their own, builds
-/// its settings itself.
-fn is_loopback(address: &Address) -> bool {
-    match address {
-        Address::Tcp { host, .. } => host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
-        Address::Unix(_) => true,
-    }
-}
-
 fn parse_table(origin: &str, text: &str) -> Result<toml::Table, ConfigError> {
     text.parse().map_err(|e: toml::de::Error| ConfigError::Parse { origin: origin.to_string(), error: e.to_string() })
 }
@@ -217,11 +232,14 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
     }
 }
 
+/// Keys without a default.
+const ABSENT: [&str; 4] = ["remote_storage", "auth_validation_public_key_path", "ssl_cert_file", "ssl_key_file"];
+
 /// Refuses unknown keys at the top, naming the nearest known one.
 fn check_keys(origin: &str, table: &toml::Table) -> Result<(), ConfigError> {
     let defaults =
         toml::Table::try_from(Config::default()).map_err(|e| ConfigError::Parse { origin: origin.into(), error: e.to_string() })?;
-    let known: Vec<&str> = defaults.keys().map(String::as_str).chain(["remote_storage", tenant::UNSET]).collect();
+    let known: Vec<&str> = defaults.keys().map(String::as_str).chain(ABSENT).chain([tenant::UNSET]).collect();
     match table.keys().find(|k| !known.contains(&k.as_str())) {
         None => Ok(()),
         Some(key) => {
@@ -274,8 +292,8 @@ mod tests {
             ("compaction_threshold = 1", "at least 2"),
             ("image_creation_threshold = 0", "at least 1"),
             ("wal_log_bytes_max = 1000000", "full before it may be trimmed"),
-            ("listen_pg_addr = '0.0.0.0:1'", "listen on 127.0.0.1"),
-            ("listen_http_addr = '10.0.0.1:1'", "listen on 127.0.0.1"),
+            ("listen_pg_addr = '0.0.0.0:1'", "other machines"),
+            ("listen_http_addr = '10.0.0.1:1'", "listen_insecurely"),
             ("listen_http_addr = '127.0.0.1'", "host:port"),
             ("postgres.versions.13 = '/x'", "14 to 18"),
             ("wait_lsn_timeout = 'soon'", "settings"),

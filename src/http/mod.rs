@@ -1,5 +1,6 @@
 //! The management API: HTTP/1.1 over the Net seam, JSON bodies.
 
+pub mod auth;
 mod extract;
 pub mod metrics;
 pub mod router;

@@ -2,23 +2,26 @@
 
 use super::size::synthetic_size;
 use super::status::ApiError;
-use super::{tenant, time, timeline};
+use super::{auth, tenant, time, timeline};
+use crate::auth::Guards;
 use crate::tenant::{Kind, Registry};
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
+use axum::{Extension, Router};
 use std::sync::Arc;
 
-pub fn router(registry: Arc<Registry>) -> Router {
+pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
     let with_slash = |router: Router<Arc<Registry>>, path: &str, methods: axum::routing::MethodRouter<Arc<Registry>>| {
         router.route(path, methods.clone()).route(&format!("{path}/"), methods)
     };
     let mut router = Router::new();
     for (path, methods) in [
         ("/v1/status", get(|| async { axum::Json(serde_json::json!({ "id": 1 })) })),
+        ("/v1/reload_auth_validation_keys", post(auth::reload_keys)),
         ("/v1/tenant", get(tenant::list).post(tenant::create)),
         ("/v1/tenant/config", put(tenant::put_settings)),
         ("/v1/tenant/{tenant}", get(tenant::get).delete(tenant::delete)),
@@ -45,13 +48,19 @@ pub fn router(registry: Arc<Registry>) -> Router {
     ] {
         router = with_slash(router, path, methods);
     }
-    router
+    let router = router
         .fallback(|| async { ApiError::new(Kind::NotFound, "page not found") })
         .method_not_allowed_fallback(|| async {
             (StatusCode::METHOD_NOT_ALLOWED, axum::Json(serde_json::json!({ "msg": "this path does not take this method" })))
         })
         .layer(DefaultBodyLimit::max(crate::limits::HTTP_BODY_MAX))
-        .with_state(registry)
+        .layer(Extension(guards.keys.clone()))
+        .with_state(registry);
+    // Outermost, over the fallbacks too: what is not there is told only to whoever may ask.
+    match &guards.http.auth {
+        Some(auth) => router.layer(from_fn_with_state(auth.clone(), auth::check)),
+        None => router,
+    }
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_types, reason = "hyper's timer speaks Instant; the time in it comes from the Clock seam")]
 
 use crate::io_abstraction::{BoxStream, ClockExt as _, Env, Listener, Mono};
+use crate::tls::TlsServer;
 use axum::Router;
 use futures::future::BoxFuture;
 use hyper::rt::{Sleep, Timer};
@@ -22,17 +23,24 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const CONNECTIONS_MAX: usize = 512;
 
 /// Accepts until cancelled; then ends open connections after the request they are in.
-pub async fn run(env: Env, mut listener: Box<dyn Listener>, router: Router, cancel: CancellationToken) {
+pub async fn run(env: Env, mut listener: Box<dyn Listener>, tls: Option<TlsServer>, router: Router, cancel: CancellationToken) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let (env, router, cancel) = (env.clone(), router.clone(), cancel.clone());
+                Ok((stream, peer)) => {
+                    let (env, tls, router, cancel) = (env.clone(), tls.clone(), router.clone(), cancel.clone());
                     let serving = env.clone();
                     env.tasks.spawn("http-connection", async move {
-                        serve(&serving, stream, router, cancel).await;
+                        match tls {
+                            None => serve(&serving, stream, router, cancel).await,
+                            Some(tls) => match cancel.run_until_cancelled(tls.accept(stream)).await {
+                                Some(Ok(stream)) => serve(&serving, stream, router, cancel).await,
+                                Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed"),
+                                None => {}
+                            },
+                        }
                         drop(slot);
                     });
                 }

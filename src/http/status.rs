@@ -27,6 +27,8 @@ impl ApiError {
 pub fn status(kind: Kind) -> (StatusCode, &'static str) {
     match kind {
         Kind::BadRequest => (StatusCode::BAD_REQUEST, "Bad request: "),
+        Kind::Unauthorized => (StatusCode::UNAUTHORIZED, ""),
+        Kind::Forbidden => (StatusCode::FORBIDDEN, "Forbidden: "),
         Kind::NotFound => (StatusCode::NOT_FOUND, "NotFound: "),
         Kind::NotAcceptable => (StatusCode::NOT_ACCEPTABLE, "Not acceptable: "),
         Kind::Conflict => (StatusCode::CONFLICT, "Conflict: "),

@@ -1,13 +1,14 @@
-//! One client: startup, then commands by simple or extended query, until it leaves.
+//! One client: login, then commands by simple or extended query, until it leaves.
 //!
 //! Every wait for the client has a limit: for its next byte, and for its taking a part of what it is sent.
 
 use super::extended::Extended;
 use super::protocol::{Command, CommandError};
+use crate::auth::{Guard, Permission};
 use crate::export::{ExportSpec, Form};
 use crate::io_abstraction::{BoxStream, ClockExt as _, Env};
 use crate::limits::PAGE_SERVICE_MESSAGE_MAX;
-use crate::pg::wire::{self, Frontend, Severity, StartupPacket, TransactionStatus, WireError};
+use crate::pg::wire::{self, Frontend, Severity, TransactionStatus, WireError};
 use crate::tenant::{LookupError, Registry, TimelineHandle};
 use crate::timeline::ReadError;
 use crate::types::{TenantId, TimelineId};
@@ -22,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 pub mod sqlstate {
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     pub const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     pub const INTERNAL: &str = "XX000";
+    pub const INVALID_AUTHORIZATION: &str = "28000";
+    pub const INVALID_PASSWORD: &str = "28P01";
     pub const INVALID_PORTAL: &str = "34000";
     pub const INVALID_STATEMENT: &str = "26000";
     pub const PROTOCOL_VIOLATION: &str = "08P01";
@@ -42,6 +46,9 @@ pub enum ConnectionError {
     Stuck,
     #[error("{0}")]
     Ended(String),
+    /// The login failed; the client is told so.
+    #[error("{message}")]
+    Refused { sqlstate: &'static str, message: String },
 }
 
 /// An error that the client gets in words.
@@ -79,7 +86,11 @@ impl From<ReadError> for CommandFailure {
 pub struct Connection {
     pub(super) env: Env,
     pub(super) registry: Arc<Registry>,
-    stream: BoxStream,
+    pub(super) guard: Arc<Guard>,
+    /// `None` before the login.
+    pub(super) permission: Option<Permission>,
+    pub(super) stream: BoxStream,
+    pub(super) encrypted: bool,
     pub(super) input: BytesMut,
     pub(super) output: BytesMut,
     pub(super) extended: Extended,
@@ -90,15 +101,14 @@ const READ_BYTES: usize = 16 << 10;
 const OUTPUT_MAX: usize = 64 << 10;
 /// How long a client may take for the last words of a connection that ends.
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
-/// Options of the protocol itself begin so. Source: PostgreSQL 15 documentation, section 55.2.1.
-const PROTOCOL_OPTION: &str = "_pq_.";
 
 /// The outer error ends the connection, the inner one goes to the client.
 pub type Outcome<T> = Result<Result<T, CommandFailure>, ConnectionError>;
 
 impl Connection {
-    pub fn new(env: Env, registry: Arc<Registry>, stream: BoxStream) -> Connection {
-        Connection { env, registry, stream, input: BytesMut::new(), output: BytesMut::new(), extended: Extended::default() }
+    pub fn new(env: Env, registry: Arc<Registry>, guard: Arc<Guard>, stream: BoxStream) -> Connection {
+        let (input, output, extended) = (BytesMut::new(), BytesMut::new(), Extended::default());
+        Connection { env, registry, permission: guard.first_permission(), guard, stream, encrypted: false, input, output, extended }
     }
 
     /// Serves until the client leaves or `cancel` fires. Garbage gets an error and ends the connection.
@@ -113,12 +123,18 @@ impl Connection {
                 ConnectionError::Ended(message.to_string())
             }
         };
-        if let ConnectionError::Wire(error) = &error {
-            wire::put_error(&mut self.output, Severity::Fatal, error.sqlstate(), &error.to_string());
+        match &error {
+            ConnectionError::Wire(error) => wire::put_error(&mut self.output, Severity::Fatal, error.sqlstate(), &error.to_string()),
+            ConnectionError::Refused { sqlstate, message } => wire::put_error(&mut self.output, Severity::Fatal, sqlstate, message),
+            _ => {}
         }
-        if matches!(error, ConnectionError::Wire(_) | ConnectionError::Ended(_)) {
+        if matches!(error, ConnectionError::Wire(_) | ConnectionError::Ended(_) | ConnectionError::Refused { .. }) {
             let clock = self.env.clock.clone();
             clock.timeout(FAREWELL_LIMIT, self.flush()).await.unwrap_or(Err(ConnectionError::Stuck))?;
+            if self.encrypted {
+                // Without the end that TLS has of its own, the client could not tell last words from cut ones.
+                let _ = clock.timeout(FAREWELL_LIMIT, self.stream.shutdown()).await;
+            }
         }
         Err(error)
     }
@@ -163,7 +179,7 @@ impl Connection {
     }
 
     async fn serve(&mut self) -> Result<(), ConnectionError> {
-        if !self.start_up().await? {
+        if !self.log_in().await? {
             return Ok(());
         }
         while let Some(message) = self.message().await? {
@@ -184,40 +200,6 @@ impl Connection {
             }
         }
         Ok(())
-    }
-
-    /// Answers the startup packet; false if the client only wanted to cancel something or left.
-    async fn start_up(&mut self) -> Result<bool, ConnectionError> {
-        loop {
-            let Some(packet) = wire::take_startup(&mut self.input)? else {
-                if !self.fill().await? {
-                    return Ok(false);
-                }
-                continue;
-            };
-            match packet {
-                StartupPacket::Ssl | StartupPacket::GssEnc => {
-                    self.output.extend_from_slice(&[wire::REFUSE_ENCRYPTION]);
-                    self.flush().await?;
-                }
-                StartupPacket::Cancel { .. } => return Ok(false),
-                StartupPacket::Startup { minor, parameters } => {
-                    let names = parameters.iter().map(|(name, _)| name.as_str());
-                    let unknown: Vec<&str> = names.filter(|name| name.starts_with(PROTOCOL_OPTION)).collect();
-                    if minor > 0 || !unknown.is_empty() {
-                        wire::put_negotiate_protocol_version(&mut self.output, &unknown);
-                    }
-                    break;
-                }
-            }
-        }
-        wire::put_authentication_ok(&mut self.output);
-        for (name, value) in [("client_encoding", "UTF8"), ("integer_datetimes", "on"), ("server_version", "15.0")] {
-            wire::put_parameter_status(&mut self.output, name, value);
-        }
-        wire::put_ready_for_query(&mut self.output, TransactionStatus::Idle);
-        self.flush().await?;
-        Ok(true)
     }
 
     /// A simple query.
@@ -245,6 +227,9 @@ impl Connection {
 
     /// Runs a command. `describe`: the row's description goes with the row.
     pub(super) async fn perform(&mut self, command: &Command, describe: bool) -> Outcome<()> {
+        if let Err(failure) = self.permit(command) {
+            return Ok(Err(failure));
+        }
         let row = match *command {
             Command::Set => Vec::new(),
             Command::Show { tenant } => match self.registry.tenant(tenant) {

@@ -1,6 +1,7 @@
 //! Accepts page service connections, one task each.
 
 use super::connection::{Connection, ConnectionError};
+use crate::auth::Guard;
 use crate::io_abstraction::{ClockExt as _, Env, Listener};
 use crate::tenant::Registry;
 use std::sync::Arc;
@@ -15,19 +16,22 @@ const CONNECTIONS_MAX: u32 = 4096;
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 
 /// Accepts until cancelled; connections end with it.
-pub async fn run(env: Env, mut listener: Box<dyn Listener>, registry: Arc<Registry>, cancel: CancellationToken) {
+pub async fn run(env: Env, mut listener: Box<dyn Listener>, registry: Arc<Registry>, guard: Guard, cancel: CancellationToken) {
+    let guard = Arc::new(guard);
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX as usize));
     let accept = async {
         loop {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let connection = Connection::new(env.clone(), registry.clone(), stream);
+                    let connection = Connection::new(env.clone(), registry.clone(), guard.clone(), stream);
                     let cancel = cancel.clone();
                     env.tasks.spawn("page-connection", async move {
                         match connection.run(&cancel).await {
                             Ok(()) => {}
-                            Err(error @ ConnectionError::Stuck) => tracing::info!(%peer, %error, "page service connection closed"),
+                            Err(error @ (ConnectionError::Stuck | ConnectionError::Refused { .. })) => {
+                                tracing::info!(%peer, %error, "page service connection closed");
+                            }
                             Err(error) => tracing::debug!(%peer, %error, "page service connection ended"),
                         }
                         drop(slot);

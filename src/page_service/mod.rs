@@ -1,7 +1,7 @@
 //! The page service: pages out, over the PostgreSQL protocol.
 //!
 //! ```text
-//! listener -> connection (startup, commands) -> pagestream (requests in order) -> timeline::read
+//! listener -> connection (login, commands) -> pagestream (requests in order) -> timeline::read
 //!                |  extended (prepared ones)  -> basebackup (COPY OUT of a tar) -> export
 //! ```
 
@@ -10,5 +10,6 @@ pub mod connection;
 mod extended;
 mod gzip;
 pub mod listener;
+mod login;
 pub mod pagestream;
 pub mod protocol;

@@ -109,6 +109,18 @@ impl Command {
         if empty { Ok(None) } else { Command::parse(query).map(Some) }
     }
 
+    /// The tenant that it is about; `None` for one that is about nobody.
+    pub fn tenant(&self) -> Option<TenantId> {
+        match *self {
+            Command::Pagestream { tenant, .. }
+            | Command::BaseBackup { tenant, .. }
+            | Command::FullBackup { tenant, .. }
+            | Command::GetLastRecordRlsn { tenant, .. }
+            | Command::Show { tenant } => Some(tenant),
+            Command::Set => None,
+        }
+    }
+
     /// Columns of the row that it answers with; none if it answers otherwise.
     pub fn columns(&self) -> &'static [(&'static str, ColumnType)] {
         use ColumnType::{Int8, Text};

@@ -9,7 +9,7 @@ pub mod connstr;
 pub mod copy_out;
 pub mod error;
 pub mod message;
-mod tls;
+pub mod tls;
 
 pub use client::{CopyEvent, CopyStream, ReplicationClient, SlotState, SystemIdentity};
 pub use connection::{Connection, Mode, ResultSet};

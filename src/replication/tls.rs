@@ -6,10 +6,10 @@
 
 use super::connstr::{ConnStr, SslMode};
 use super::error::ReplicationError;
-use crate::io_abstraction::{BoxStream, Clock, Env, disk};
+use crate::io_abstraction::{BoxStream, Env, disk};
+use crate::tls::ClockTime;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,11 +17,10 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature,
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
-use tokio_rustls::rustls::time_provider::TimeProvider;
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Encrypts `stream` as the connection string demands.
-pub(super) async fn encrypt(env: &Env, connstr: &ConnStr, server: &str, stream: BoxStream) -> Result<BoxStream, ReplicationError> {
+pub async fn encrypt(env: &Env, connstr: &ConnStr, server: &str, stream: BoxStream) -> Result<BoxStream, ReplicationError> {
     let config = client_config(env, connstr)?;
     let failed = |source| ReplicationError::Tls { server: server.to_string(), source };
     let name = ServerName::try_from(connstr.host.clone()).map_err(|e| failed(std::io::Error::other(e)))?;
@@ -150,21 +149,5 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// The node's wall clock for certificate validity.
-struct ClockTime(Arc<dyn Clock>);
-
-impl fmt::Debug for ClockTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClockTime")
-    }
-}
-
-impl TimeProvider for ClockTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        let seconds = u64::try_from(self.0.wall().unix_seconds()).ok()?;
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
     }
 }

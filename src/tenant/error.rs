@@ -12,6 +12,8 @@ use crate::types::{Lsn, TenantId, TimelineId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     BadRequest,
+    Unauthorized,
+    Forbidden,
     NotFound,
     NotAcceptable,
     Conflict,

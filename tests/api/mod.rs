@@ -18,7 +18,7 @@ const ROOT: &str = "33333333333333333333333333333333";
 const BRANCH: &str = "44444444444444444444444444444444";
 
 /// One request as bytes on a connection of its own: status and body.
-async fn http(place: &Place, address: &Address, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+pub async fn http(place: &Place, address: &Address, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
     let exchange = async {
         let mut stream = place.env.net.connect(address).await.unwrap();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n", body.len());
@@ -33,7 +33,7 @@ async fn http(place: &Place, address: &Address, method: &str, path: &str, kind: 
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
 }
 
-const JSON: &str = "content-type: application/json\r\n";
+pub const JSON: &str = "content-type: application/json\r\n";
 
 /// One case: request, status, part of the message (or of the body when the status is a success).
 async fn check(place: &Place, server: &PalServer, method: &str, path: &str, body: Value, status: u16, part: &str) -> Value {

@@ -12,13 +12,18 @@ use std::time::Duration;
 async fn help_names_what_there_is() {
     let place = Place::new().await;
     for (args, parts) in [
-        (&["--help"][..], &["demo", "serve", "tenant", "timeline", "import", "export", "wal", "postgres", "Exit codes", "pal demo"][..]),
+        (
+            &["--help"][..],
+            &["demo", "serve", "tenant", "timeline", "import", "export", "keygen", "token", "wal", "postgres", "Exit codes", "pal demo"][..],
+        ),
         (&["tenant", "--help"], &["create", "list", "get", "PAL_ENDPOINT", "Examples:"]),
         (&["timeline", "--help"], &["create", "list", "get", "follow", "unfollow", "wal_level=replica"]),
         (&["timeline", "create", "--help"], &["--tenant", "--id", "--ancestor", "--at", "--pg-version", "--json", "--endpoint"]),
         (&["timeline", "follow", "--help"], &["CONNSTR", "postgresql://"]),
         (&["import", "--help"], &["stopped", "pg_ctl stop", "DIR"]),
         (&["export", "--help"], &["--lsn", "first-node", "fresh", "replica", "reseed", "PAL_PAGE_SERVICE", "postgres -D"]),
+        (&["keygen", "--help"], &["auth_private_key.pem", "auth_validation_public_key_path", "--json"]),
+        (&["token", "--help"], &["--key", "--scope", "--tenant", "--ttl", "pageserverapi", "PAL_TOKEN", "Bearer"]),
         (&["wal", "stats", "--help"], &["pg_waldump", "--start", "--end", "--json"]),
         (&["wal", "verify", "--help"], &["wal_consistency_checking=all", "--start", "--end", "--json", "Exit codes"]),
         (&["postgres", "--help"], &["install", "list", "npm"]),
@@ -46,7 +51,7 @@ async fn wrong_usage_ends_with_2() {
         (&["tenant", "create", "--id", "0123"], "32 hexadecimal digits"),
         (&["tenant", "list", "-o", "yaml"], "json"),
         (&["tenant", "list", "-o", "json", "--json"], "cannot be used with"),
-        (&["tenant", "list", "--endpoint", "https://localhost:1"], "only http://"),
+        (&["tenant", "list", "--endpoint", "ftp://localhost:1"], "only http://"),
         (&["timeline", "list"], "--tenant"),
         (&["timeline", "create", "--tenant", id, "--at", "0/10"], "--ancestor"),
         (&["timeline", "create", "--tenant", id, "--ancestor", id, "--at", "10"], "neither an LSN"),
@@ -54,6 +59,10 @@ async fn wrong_usage_ends_with_2() {
         (&["export", "--tenant", id, "--timeline", id], "--output"),
         (&["export", "--tenant", id, "--timeline", id, "-o", "x", "--as", "clone"], "first-node"),
         (&["export", "--tenant", id, "--timeline", id, "-o", "x", "--page-service", "here"], "HOST:PORT"),
+        (&["token"], "--key"),
+        (&["token", "--key", "x", "--scope", "admin"], "pageserverapi"),
+        (&["token", "--key", "x", "--scope", "tenant"], "--tenant"),
+        (&["token", "--key", "x", "--ttl", "soon"], "--ttl"),
         (&["postgres", "install", "x"], "from 14 to 18"),
         (&["demo", "--pg", "9"], "from 14 to 18"),
     ] {

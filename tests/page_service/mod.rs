@@ -1,7 +1,7 @@
 //! The page service as clients meet it: extended queries, clients that do not read, base backups, refusals.
 
 mod base_backup;
-mod client;
+pub mod client;
 mod extended;
 mod refusals;
 mod slow;

@@ -1,5 +1,7 @@
 //! The steps of the demo, in order. Every one reaches the pageserver as any client would: by HTTP and by the page service.
 
+use super::super::access::AccessArgs;
+use super::super::client::PageServer;
 use super::super::export::{Backup, Form, to_directory};
 use super::super::output::{CommandError, cell, human_bytes};
 use super::super::progress::Progress;
@@ -79,10 +81,10 @@ async fn create_root(stage: &Stage, version: PgVersion) -> Step<()> {
 /// Exports the role's timeline as its first server and starts that.
 async fn boot(stage: &mut Stage, role: Role, lsn: Option<Lsn>, binaries: &Binaries) -> Step<()> {
     let backup = Backup { tenant: stage.tenant, timeline: stage.timeline(role), lsn, form: Form::FirstNode };
-    let address = stage.node()?.pages_address().clone();
+    let server = PageServer { address: stage.node()?.pages_address().clone(), access: AccessArgs::default() };
     let progress = Progress::stream("exporting");
     // The files live for a minute: no need to wait for the disk.
-    let made = to_directory(&stage.env, &address, &backup, &stage.data_dir(role), false, &progress, std::future::pending()).await?;
+    let made = to_directory(&stage.env, &server, &backup, &stage.data_dir(role), false, &progress, std::future::pending()).await?;
     drop(progress);
     stage.start_server(role, binaries).await?;
     Ok(((), format!("{} files, {} exported over the page service", made.files, human_bytes(made.bytes))))

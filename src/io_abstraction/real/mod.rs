@@ -8,11 +8,13 @@ mod net;
 mod process;
 mod process_control;
 mod redo;
+mod secrets;
 mod store;
 mod tasks;
 
 pub use disk::RealFile;
 pub use process_control::{block_on, log_filter, termination};
+pub use secrets::{entropy, write_private};
 pub use store::local_store;
 
 use super::{Env, RngSource, Tasks, probe::NoProbe};
