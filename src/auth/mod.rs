@@ -5,7 +5,7 @@
 //! listener -> Guard: TLS, then Auth::verify(token) -> Permission -> asked before every request and command
 //! ```
 //!
-//! Invariant AU-1: a permission comes from nothing but a token whose signature a key of the newest loaded set verifies and whose
+//! Invariant TK-1: a permission comes from nothing but a token whose signature a key of the newest loaded set verifies and whose
 //! time has not passed, or from a listener whose settings say that it trusts everybody.
 
 pub mod guard;

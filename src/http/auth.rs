@@ -1,6 +1,6 @@
 //! Who may ask what of the management API.
 //!
-//! In: a request. Out: the request, passed on, or 401 (no token) or 403 (not this token; why is in the log only). Invariant AU-2:
+//! In: a request. Out: the request, passed on, or 401 (no token) or 403 (not this token; why is in the log only). Invariant TK-2:
 //! a request is a tenant's own only if its path says so; every other one, known or not, is the node's and needs a token for
 //! everything.
 

@@ -4,7 +4,7 @@ use super::size::synthetic_size;
 use super::status::ApiError;
 use super::{auth, tenant, time, timeline};
 use crate::auth::Guards;
-use crate::tenant::{Kind, Registry};
+use crate::tenant::{Kind, Registry, TenantState};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -44,7 +44,7 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
         ("/v1/tenant/{tenant}/timeline/{timeline}/get_lsn_by_timestamp", get(time::lsn_by_timestamp)),
         ("/metrics", get(metrics)),
         ("/healthz", get(|| async { "ok" })),
-        ("/readyz", get(|| async { "ok" })),
+        ("/readyz", get(ready)),
     ] {
         router = with_slash(router, path, methods);
     }
@@ -60,6 +60,14 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
     match &guards.http.auth {
         Some(auth) => router.layer(from_fn_with_state(auth.clone(), auth::check)),
         None => router,
+    }
+}
+
+/// Whether every tenant is up, or broken.
+async fn ready(State(registry): State<Arc<Registry>>) -> Result<&'static str, ApiError> {
+    match registry.tenants().iter().filter(|tenant| tenant.state() == TenantState::Loading).count() {
+        0 => Ok("ok"),
+        count => Err(ApiError::new(Kind::Unavailable, format!("{count} tenants are still being loaded; try again"))),
     }
 }
 

@@ -145,3 +145,54 @@ async fn layers_larger_than_a_piece_go_up_and_come_back_whole() {
         assert!(matches!(remote.download_layer(TENANT, TIMELINE, (&name, other), back.path()).await, Err(RemoteError::Size { .. })));
     }
 }
+
+/// Deletions and an LSN that wait in one generation, while another is attached or not.
+async fn validated(newer: bool) -> (bool, u64) {
+    let env = real::env(Arc::new(InMemory::new())).unwrap();
+    let tenant = TenantId([1; 16]);
+    let remote = RemoteClient::new(&env, Generation(1));
+    let object = path::layer(tenant, TimelineId([2; 16]), &layer(), Generation(1));
+    remote.put(&object, "x".into()).await.unwrap();
+    remote.claim(tenant, Default::default(), false).await.unwrap();
+    let validation = Validation::new(&env, remote.clone(), Arc::new(StoreAuthority(remote.clone())));
+    let attachment = Attachment::new(tenant, remote.clone(), validation.clone(), AttachMode::Single, Default::default());
+    let visible = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    validation.delete(&attachment, [object.clone()]);
+    validation.advance(&attachment, &visible, Lsn(64));
+    if newer {
+        remote.in_generation(Generation(2)).claim(tenant, Default::default(), false).await.unwrap();
+    }
+    let scope = crate::io_abstraction::Scope::new(&env.tasks);
+    scope.spawn("validate", |cancel| validation.clone().run(cancel));
+    validation.flushed().await;
+    validation.flushed().await;
+    scope.shutdown().await;
+    (remote.get(&object).await.is_ok(), visible.load(Ordering::Relaxed))
+}
+
+fn layer() -> LayerName {
+    LayerName::image(Key::MIN..Key::MAX, Lsn(8))
+}
+
+#[tokio::test]
+async fn a_superseded_generation_deletes_nothing_and_tells_no_lsn() {
+    assert_eq!(validated(false).await, (false, 64));
+    assert_eq!(validated(true).await, (true, 0));
+}
+
+#[tokio::test]
+async fn of_two_nodes_one_has_a_generation() {
+    let env = real::env(Arc::new(InMemory::new())).unwrap();
+    let (tenant, remote) = (TenantId([1; 16]), RemoteClient::new(&env, Generation(7)));
+    let mut stored = remote.claim(tenant, Default::default(), false).await.unwrap();
+    let other = real::env(env.store.clone()).unwrap();
+    let second = RemoteClient::new(&other, Generation(7)).claim(tenant, Default::default(), false).await;
+    assert!(matches!(second, Err(manifest::ClaimError::Taken { generation: Generation(7), .. })));
+    let changed = Manifest { deleting: true, ..stored.content.clone() };
+    remote.put_manifest(&mut stored, changed.clone()).await.unwrap();
+    assert_eq!(remote.newest_manifest(tenant).await.unwrap(), Some((Generation(7), changed.clone())));
+    // Whoever attaches it next removes the manifest: what writes it late does not bring it back.
+    remote.delete(&path::manifest(tenant, Generation(7))).await.unwrap();
+    assert!(remote.put_manifest(&mut stored, changed).await.is_err());
+    assert_eq!(remote.newest_manifest(tenant).await.unwrap(), None);
+}

@@ -66,7 +66,10 @@ async fn statuses_and_bodies() {
         (json!({ "new_tenant_id": "zz" }), "32 hexadecimal digits"),
         (json!({ "new_tenant_id": 7 }), "expected"),
         (json!({}), "new_tenant_id"),
-        (json!({ "new_tenant_id": OTHER, "chekpoint_distance": 1 }), "unknown field `chekpoint_distance`"),
+        (
+            json!({ "new_tenant_id": OTHER, "chekpoint_distance": 1 }),
+            "unknown key \"chekpoint_distance\"; did you mean \"checkpoint_distance\"",
+        ),
         (json!([]), "Bad request: "),
         (none.clone(), "Bad request: "),
     ] {

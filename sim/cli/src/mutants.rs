@@ -22,7 +22,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 26] = [
+const BUGS: [Bug; 30] = [
     bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
     bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
@@ -53,6 +53,10 @@ const BUGS: [Bug; 26] = [
     bug("no-connect-limit", "net", "wal_source", "a connection to the primary is waited for without end"),
     bug("compaction-deletes-first", "sched", "compaction", "layers that were merged are removed before an index without them is stored"),
     bug("compaction-drops-oldest", "sched", "compaction", "a merge loses the oldest version of each key that several of its layers have"),
+    bug("gc-forgets-branches", "sched", "gc", "garbage collection looks at no branch points"),
+    bug("gc-unseen", "sched", "gc", "a read does not look whether its history went away while it collected"),
+    bug("no-sweep", "sched", "life_cycle", "objects that nobody names stay when the tenant is attached again"),
+    bug("deletion-mark-first", "sched", "life_cycle", "a deletion begins with the object that says that there is one"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 

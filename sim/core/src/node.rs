@@ -44,6 +44,9 @@ pub fn config(knobs: &PageserverKnobs) -> Config {
     config.tenant.compaction_period = Duration::from_millis(knobs.compaction.period_ms);
     config.tenant.compaction_threshold = knobs.compaction.threshold.max(2);
     config.tenant.image_creation_threshold = knobs.compaction.image_threshold.max(1);
+    config.tenant.gc_period = Duration::from_millis(knobs.gc.period_ms);
+    config.tenant.gc_horizon = knobs.gc.horizon;
+    config.tenant.pitr_interval = Duration::ZERO;
     config
 }
 

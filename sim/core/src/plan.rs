@@ -74,6 +74,9 @@ pub struct PageserverKnobs {
     /// Missing in plans from before there was compaction: there is none then.
     #[serde(default)]
     pub compaction: CompactionKnobs,
+    /// Missing in plans from before there was garbage collection: there is none then.
+    #[serde(default)]
+    pub gc: GcKnobs,
     pub redo_child: bool,
     /// Chance that a site of `buggify!` is live in this run, and then that it acts, in parts per million; 0: none is.
     pub buggify_ppm: u32,
@@ -88,6 +91,14 @@ pub struct CompactionKnobs {
     pub period_ms: u64,
     pub threshold: u64,
     pub image_threshold: u64,
+}
+
+/// A period of 0 ms: there is no garbage collection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GcKnobs {
+    pub period_ms: u64,
+    pub horizon: u64,
 }
 
 /// Something a client or the primary does. Times count from the end of the setup.
@@ -113,7 +124,24 @@ pub enum OpKind {
     /// Branch number `branch` is created, of another one or of the root, at an LSN that `pick` chooses: by `parallel` requests
     /// at the same time, and by so many again after its creation.
     Branch { branch: u32, of: Option<u32>, parallel: u32, again: u32, pick: u64 },
+    /// What the node has of the tenant is changed, and changed back; `pick` chooses.
+    Tenant { what: TenantOp, pick: u64 },
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
+#[serde(rename_all = "snake_case")]
+pub enum TenantOp {
+    /// Detached, then attached until that worked.
+    Detach,
+    /// Ignored, then loaded.
+    Ignore,
+    /// Other settings.
+    Settings,
+    /// A branch without branches is deleted.
+    DeleteBranch,
+}
+
+const TENANT_OPS: [TenantOp; 4] = [TenantOp::Detach, TenantOp::Ignore, TenantOp::Settings, TenantOp::DeleteBranch];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, arbitrary::Arbitrary)]
 #[serde(rename_all = "snake_case")]
@@ -403,6 +431,7 @@ fn knobs(scenario: &Scenario, source: &RngSource) -> Knobs {
             wal_log_keep_bytes: draw_log(r, p.wal_log_keep_bytes),
             compaction_target_size: draw_log(r, p.compaction_target_size),
             compaction: compaction(&mut source.stream("compaction"), p),
+            gc: gc(&mut source.stream("gc"), p),
             redo_child: chance(r, p.redo_child_chance),
             buggify_ppm: buggify(&mut source.stream("buggify"), p.buggify_chance),
             redo_fault_ppm: draw_log(r, p.redo_fault_ppm) as u32,
@@ -416,6 +445,10 @@ fn compaction(rng: &mut DetRng, ranges: &Pageserver) -> CompactionKnobs {
         threshold: draw(rng, ranges.compaction_threshold),
         image_threshold: draw(rng, ranges.image_creation_threshold),
     }
+}
+
+fn gc(rng: &mut DetRng, ranges: &Pageserver) -> GcKnobs {
+    GcKnobs { period_ms: draw_log(rng, ranges.gc_period_ms), horizon: draw_log(rng, ranges.gc_horizon) }
 }
 
 fn buggify(rng: &mut DetRng, percent: u64) -> u32 {

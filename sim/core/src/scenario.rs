@@ -82,6 +82,8 @@ pub struct Workload {
     pub branch_every_ms: Between,
     /// Requests for one and the same branch: in parallel, and again after its creation.
     pub branch_repeats: Between,
+    /// Times that the tenant is detached, ignored, given other settings, or loses a branch.
+    pub tenant_ops: Between,
     /// Crowds of clients that connect at once, ask, and go without a word.
     pub storm_every_ms: Between,
     /// 0: there are none.
@@ -107,6 +109,7 @@ impl Default for Workload {
             branches: range(0, 0),
             branch_every_ms: range(200, 2_000),
             branch_repeats: range(1, 4),
+            tenant_ops: range(0, 0),
             storm_every_ms: range(1_000, 4_000),
             storm_clients: range(0, 0),
             burst_chance: 0,
@@ -172,6 +175,9 @@ pub struct Pageserver {
     pub compaction_period_ms: Between,
     pub compaction_threshold: Between,
     pub image_creation_threshold: Between,
+    /// 0: there is no garbage collection.
+    pub gc_period_ms: Between,
+    pub gc_horizon: Between,
     pub redo_child_chance: u64,
     pub redo_fault_ppm: Between,
     /// Percentage of seeds in which the product takes its unusual paths now and then.
@@ -192,6 +198,8 @@ impl Default for Pageserver {
             compaction_period_ms: range(0, 0),
             compaction_threshold: range(2, 6),
             image_creation_threshold: range(1, 4),
+            gc_period_ms: range(0, 0),
+            gc_horizon: range(2_000, 200_000),
             redo_child_chance: 50,
             redo_fault_ppm: range(0, 10_000),
             buggify_chance: 30,

@@ -44,6 +44,7 @@ fn shared_with(env: &Env, directory: &Path, images_at: u64, period: Duration) ->
         config.tenant.checkpoint_distance = 8192;
         config.tenant.compaction_target_size = 4 * PAGE_SIZE as u64;
         config.tenant.compaction_period = period;
+        config.tenant.pitr_interval = Duration::ZERO;
         config.tenant.compaction_threshold = 2;
         config.tenant.image_creation_threshold = images_at;
     })

@@ -6,8 +6,8 @@
 //! What times are answered with is asked in `times`.
 
 use super::readers::{self, Question};
-use super::times;
 use super::{PAGESERVER, Scene};
+use super::{storage, times};
 use crate::client::pages::{ReadAt, Request};
 use crate::disk::CrashKind;
 use crate::event;
@@ -67,7 +67,8 @@ async fn ask_all(scene: &Scene, when: &str) {
         }
     }
     // On a disk that lies the node may rightly stop before the commits that are asked for.
-    if !scene.plan.knobs.hostile {
+    // And where garbage collection runs, so may the cutoff.
+    if !scene.plan.knobs.hostile && scene.plan.knobs.pageserver.gc.period_ms == 0 {
         times::ask(scene, when).await;
     }
 }
@@ -82,10 +83,20 @@ async fn answered(scene: &Scene, stream: &mut Option<readers::Open>, question: Q
                 return true;
             }
             "read-wrong" => return false,
+            // The operator looks oftener than this pauses: what it saw of the cutoff is newer than the refusal before the last.
+            _ if is_collected(scene, &question) => {
+                scene.count("audit-collected");
+                return true;
+            }
             _ => scene.client.clock.sleep(PAUSE).await,
         }
     }
     false
+}
+
+/// Whether garbage collection has gone past what is asked for. Branches begin where their ancestor is kept.
+fn is_collected(scene: &Scene, question: &Question) -> bool {
+    question.timeline == scene.timeline && question.at.request_lsn < scene.progress.lock().gc_cutoff
 }
 
 fn sample(scene: &Scene, when: &str) -> Vec<Question> {
@@ -129,6 +140,9 @@ pub async fn from_remote_alone(scene: &Scene) {
     }
     scene.progress.lock().store_calm_since = Some(scene.now());
     scene.start_node();
+    if !scene.plan.knobs.hostile {
+        storage::swept(scene).await;
+    }
     if (caught_up(scene).await && super::branches::settled(scene).await) || scene.plan.knobs.hostile {
         read_back(scene, "from remote storage alone").await;
     }

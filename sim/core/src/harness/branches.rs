@@ -38,6 +38,10 @@ pub struct Branch {
     pub lsn: Lsn,
     /// Somebody was answered with 201.
     confirmed: bool,
+    /// All that ask for it as the plan says have done so.
+    asked: bool,
+    /// It is being deleted, or is gone.
+    gone: bool,
     /// Requests under way.
     open: u32,
     /// When a request was last under way: a request without an answer may go on for a while.
@@ -61,7 +65,24 @@ impl Branches {
     }
 
     pub fn all_confirmed(&self) -> Vec<Branch> {
-        self.0.lock().values().filter(|b| b.confirmed).copied().collect()
+        self.0.lock().values().filter(|b| b.confirmed && !b.gone).copied().collect()
+    }
+
+    /// Takes a branch without branches for its deletion; any number chooses one.
+    pub fn take_leaf(&self, pick: u64) -> Option<(u32, Branch)> {
+        let mut all = self.0.lock();
+        let has_branches = |id: TimelineId| all.values().any(|b| b.ancestor == id && !b.gone);
+        let leaves: Vec<u32> =
+            all.iter().filter(|(_, b)| b.confirmed && b.asked && !b.gone && !has_branches(b.timeline)).map(|(number, _)| *number).collect();
+        let number = *leaves.get(pick.checked_rem(leaves.len() as u64)? as usize)?;
+        let branch = all.get_mut(&number)?;
+        branch.gone = true;
+        Some((number, *branch))
+    }
+
+    /// The branch is not deleted after all.
+    pub fn put_back(&self, number: u32) {
+        self.change(number, |branch| branch.gone = false);
     }
 
     fn get(&self, number: u32) -> Option<Branch> {
@@ -116,13 +137,14 @@ async fn create(scene: &Scene, op: &Op) {
     }
     // The same id at another LSN.
     request(scene, number, Some(Lsn(branch.lsn.0 - 8))).await;
+    scene.branches.change(number, |b| b.asked = true);
 }
 
 /// Chooses where the branch begins. `None` if the one it is made of was never asked for.
 fn define(scene: &Scene, number: u32, of: Option<u32>, pick: u64) -> Option<Branch> {
     let (ancestor, most) = match of {
         None => (scene.timeline, Lsn::MAX),
-        Some(of) => scene.branches.get(of).map(|b| (b.timeline, b.lsn))?,
+        Some(of) => scene.branches.get(of).filter(|b| !b.gone).map(|b| (b.timeline, b.lsn))?,
     };
     let lsn = {
         let primary = scene.postgres.primary.lock();
@@ -133,7 +155,16 @@ fn define(scene: &Scene, number: u32, of: Option<u32>, pick: u64) -> Option<Bran
         version.max(floor).min(most).max(model.base())
     };
     let mut ids = scene.cluster.source.stream(&format!("branch-{number}"));
-    let branch = Branch { timeline: TimelineId::generate(&mut ids), ancestor, lsn, confirmed: false, open: 0, last: scene.now() };
+    let branch = Branch {
+        timeline: TimelineId::generate(&mut ids),
+        ancestor,
+        lsn,
+        confirmed: false,
+        asked: false,
+        gone: false,
+        open: 0,
+        last: scene.now(),
+    };
     scene.branches.0.lock().insert(number, branch);
     Some(branch)
 }
@@ -173,6 +204,11 @@ async fn request(scene: &Scene, number: u32, other: Option<Lsn>) -> bool {
             true
         }
         (409, Some(_)) => true,
+        // Its history has gone before it came to be.
+        (406, None) if !before.confirmed && before.ancestor == scene.timeline && before.lsn < scene.progress.lock().gc_cutoff => {
+            scene.branches.change(number, |b| b.gone = true);
+            true
+        }
         (409, None) => {
             if before.confirmed && !busy {
                 scene.judge.violated("CR-1", format!("branch {number} was there, and is refused now: {}", answer.body));
@@ -202,7 +238,7 @@ fn check(scene: &Scene, branch: &Branch, body: &serde_json::Value) {
 
 /// Waits until every branch is there, and holds the list of timelines against them. Gives false if that failed.
 pub async fn settled(scene: &Scene) -> bool {
-    let numbers: Vec<u32> = scene.branches.0.lock().keys().copied().collect();
+    let numbers: Vec<u32> = scene.branches.0.lock().iter().filter(|(_, b)| !b.gone).map(|(number, _)| *number).collect();
     if numbers.is_empty() {
         return true;
     }
@@ -233,7 +269,7 @@ async fn settle(scene: &Scene, numbers: Vec<u32>) -> bool {
     let ids: Vec<String> = list.body.as_array().into_iter().flatten().filter_map(|t| t["timeline_id"].as_str().map(String::from)).collect();
     let unique: BTreeSet<String> = ids.iter().cloned().collect();
     let wanted: BTreeSet<String> =
-        scene.branches.0.lock().values().map(|b| b.timeline).chain([scene.timeline]).map(|t| t.to_string()).collect();
+        scene.branches.0.lock().values().filter(|b| !b.gone).map(|b| b.timeline).chain([scene.timeline]).map(|t| t.to_string()).collect();
     if list.status == 200 && life == scene.cluster.disk(PAGESERVER).incarnation() && (unique != wanted || ids.len() != wanted.len()) {
         scene.judge.violated("CR-5", format!("the timelines are {ids:?}, but {wanted:?} were asked for"));
     }

@@ -8,8 +8,10 @@ mod audit;
 mod branches;
 mod faults;
 mod fuse;
+mod life;
 mod operator;
 mod readers;
+mod storage;
 mod storms;
 mod times;
 
@@ -63,6 +65,7 @@ pub struct Scene {
     progress: Arc<Mutex<operator::Progress>>,
     branches: branches::Branches,
     supervised: Supervised,
+    life: life::Life,
 }
 
 /// The node's process, as its supervisor sees it.
@@ -160,6 +163,7 @@ fn scene(cluster: Cluster, plan: Plan) -> Scene {
         progress: Arc::default(),
         branches: branches::Branches::default(),
         supervised: Supervised::default(),
+        life: life::Life::default(),
         cluster,
     }
 }
@@ -184,6 +188,7 @@ async fn phases(scene: &Scene) {
     readers::start(scene, start);
     branches::start(scene, start);
     storms::start(scene, start);
+    life::start(scene, start);
     faults::run(scene, start).await;
     if scene.judge.verdict().is_some() {
         return;
@@ -191,7 +196,7 @@ async fn phases(scene: &Scene) {
     event!(scene.trace, "state", "phase=heal");
     scene.cluster.set_buggify(PAGESERVER, 0);
     scene.postgres.calm_down();
-    let whole = audit::caught_up(scene).await && branches::settled(scene).await;
+    let whole = life::settled(scene).await && audit::caught_up(scene).await && branches::settled(scene).await;
     if !whole && !scene.plan.knobs.hostile {
         return;
     }

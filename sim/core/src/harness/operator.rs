@@ -29,7 +29,12 @@ pub struct Progress {
     pub following: bool,
     pub last_record: Lsn,
     pub disk_consistent: Lsn,
+    /// What is told to the primary.
     pub remote_consistent: Lsn,
+    pub gc_cutoff: Lsn,
+    /// The tenant is off the node by a request; counts how often.
+    pub away: u64,
+    pub is_away: bool,
     /// Incarnation that gave these.
     pub incarnation: u64,
     /// Since when the timeline is unknown to a node that answers.
@@ -78,9 +83,12 @@ fn shown(answer: &Answer) -> String {
 async fn look(scene: &Scene) -> Result<(), NoAnswer> {
     let timeline = format!("/v1/tenant/{}/timeline/{}", scene.tenant, scene.timeline);
     let incarnation = scene.cluster.disk(PAGESERVER).incarnation();
+    let away = scene.progress.lock().away;
     let answer = call(scene, Method::GET, &timeline, None).await?;
-    let imported = scene.progress.lock().imported;
+    let (imported, now_away) = (scene.progress.lock().imported, scene.progress.lock().away);
     match answer.status {
+        // It was taken off meanwhile: the answer tells of a time before.
+        _ if away != now_away => {}
         200 => {
             scene.progress.lock().unknown_since = None;
             scene.progress.lock().imported = true;
@@ -118,6 +126,10 @@ async fn follow(scene: &Scene, timeline: &str) -> Result<(), NoAnswer> {
 fn unknown(scene: &Scene) {
     let now = scene.now();
     let mut progress = scene.progress.lock();
+    if progress.is_away {
+        progress.unknown_since = None;
+        return;
+    }
     let since = *progress.unknown_since.get_or_insert(now);
     let calm = progress.store_calm_since;
     if calm.is_some_and(|calm| now.since(since.max(calm)) > LOAD_LIMIT) {
@@ -127,13 +139,17 @@ fn unknown(scene: &Scene) {
 
 fn note(scene: &Scene, body: &serde_json::Value, incarnation: u64) {
     let lsn = |key: &str| body[key].as_str().and_then(|text| text.parse::<Lsn>().ok()).unwrap_or(Lsn::INVALID);
-    let (last, disk, remote) = (lsn("last_record_lsn"), lsn("disk_consistent_lsn"), lsn("remote_consistent_lsn"));
+    let (last, disk, remote) = (lsn("last_record_lsn"), lsn("disk_consistent_lsn"), lsn("remote_consistent_lsn_visible"));
+    let projected = lsn("remote_consistent_lsn");
     let mut progress = scene.progress.lock();
     if disk > last {
         scene.judge.violated("OP-2", format!("disk_consistent_lsn {disk} is beyond last_record_lsn {last}"));
     }
     if last > scene.postgres.end() {
         scene.judge.violated("OP-2", format!("last_record_lsn {last} is beyond the end of the WAL {}", scene.postgres.end()));
+    }
+    if remote > projected {
+        scene.judge.violated("OP-2", format!("remote_consistent_lsn_visible {remote} is beyond remote_consistent_lsn {projected}"));
     }
     if remote < progress.remote_consistent {
         scene.judge.violated("OP-2", format!("remote_consistent_lsn went back from {} to {remote}", progress.remote_consistent));
@@ -144,6 +160,7 @@ fn note(scene: &Scene, body: &serde_json::Value, incarnation: u64) {
     progress.incarnation = incarnation;
     progress.last_record = last;
     progress.disk_consistent = disk;
+    progress.gc_cutoff = progress.gc_cutoff.max(lsn("latest_gc_cutoff_lsn"));
     progress.remote_consistent = remote;
     progress.receiver_status = body["walreceiver_status"].as_str().unwrap_or_default().to_string();
 }

@@ -4,7 +4,7 @@
 //! scenarios have. The same bytes give the same plan. A byte changed in an operation changes no knob and no fault.
 
 use super::{
-    CompactionKnobs, Fault, FaultKind, Files, Knobs, LinkFault, NetworkKnobs, Op, OpKind, PageserverKnobs, Peer, Plan, ReadKind,
+    CompactionKnobs, Fault, FaultKind, Files, GcKnobs, Knobs, LinkFault, NetworkKnobs, Op, OpKind, PageserverKnobs, Peer, Plan, ReadKind,
     WalsenderKnobs, WorkloadKnobs,
 };
 use crate::disk::CrashKind;
@@ -124,6 +124,7 @@ fn pageserver(u: &mut Unstructured<'_>) -> Result<PageserverKnobs> {
         wal_log_keep_bytes: within(u, ranges.wal_log_keep_bytes)?,
         compaction_target_size: within(u, ranges.compaction_target_size)?,
         compaction: CompactionKnobs::default(),
+        gc: GcKnobs::default(),
         redo_child: u.arbitrary()?,
         buggify_ppm: ppm(u, 200_000)?,
         redo_fault_ppm: within_u32(u, ranges.redo_fault_ppm)?,

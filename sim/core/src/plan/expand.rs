@@ -1,6 +1,6 @@
 //! From a scenario and a seed to explicit operations and faults.
 
-use super::{Fault, FaultKind, Files, Knobs, LinkFault, Op, OpKind, Peer, READ_KINDS, ReadKind, chance, draw, draw_log};
+use super::{Fault, FaultKind, Files, Knobs, LinkFault, Op, OpKind, Peer, READ_KINDS, ReadKind, TENANT_OPS, chance, draw, draw_log};
 use crate::disk::CrashKind;
 use crate::scenario::{Between, Faults, Scenario};
 use palimpsest::io_abstraction::rng::below;
@@ -44,6 +44,14 @@ pub fn ops(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Op> {
         at_times(&mut rng, knobs, pause, |rng, at| {
             kinds.push((at, OpKind::Storm { clients: draw_log(rng, w.storm_clients) as u32, pick: rng.next_u64() }));
         });
+    }
+    if w.tenant_ops.max > 0 {
+        let mut rng = source.stream("tenant-ops");
+        let count = draw(&mut rng, w.tenant_ops);
+        kinds.extend((0..count).map(|_| {
+            let what = TENANT_OPS[below(&mut rng, TENANT_OPS.len() as u64) as usize];
+            (below(&mut rng, knobs.run_ms.max(1)), OpKind::Tenant { what, pick: rng.next_u64() })
+        }));
     }
     kinds.sort_by_key(|(at, _)| *at);
     kinds.into_iter().enumerate().map(|(id, (at_ms, kind))| Op { id: id as u32, at_ms, kind }).collect()

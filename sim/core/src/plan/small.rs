@@ -55,7 +55,7 @@ fn kinds(ops: &[Op]) -> Vec<(Vec<&Op>, usize)> {
             OpKind::Wal { .. } => 10,
             OpKind::Read { .. } => 14,
             OpKind::Burst { .. } | OpKind::Branch { .. } => 4,
-            OpKind::Storm { .. } => 2,
+            OpKind::Storm { .. } | OpKind::Tenant { .. } => 2,
         };
         match kinds.iter_mut().find(|(kind, ..)| *kind == discriminant(&op.kind)) {
             Some((_, same, _)) => same.push(op),
@@ -80,7 +80,7 @@ fn shrink(kind: &mut OpKind) {
             *pause_ms = (*pause_ms).min(EPISODE_MS);
         }
         OpKind::Storm { clients, .. } => least(clients, 8),
-        OpKind::Read { .. } | OpKind::Branch { .. } => {}
+        OpKind::Read { .. } | OpKind::Branch { .. } | OpKind::Tenant { .. } => {}
     }
 }
 
