@@ -1,5 +1,6 @@
 //! The management API and the page service as clients meet them: statuses, bodies, bad input; and that the server lives on.
 
+mod life_cycle;
 mod size;
 
 use crate::pal::PalServer;
