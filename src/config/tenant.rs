@@ -51,7 +51,7 @@ pub struct TenantConfig {
     /// How long to wait for a connection to a primary.
     #[serde(with = "duration")]
     pub walreceiver_connect_timeout: Duration,
-    /// How long the receiver may be `max_lsn_wal_lag` behind the primary without coming nearer, before it connects again.
+    /// How long nothing may come while the receiver is `max_lsn_wal_lag` behind its primary, before it connects again.
     #[serde(with = "duration")]
     pub lagging_wal_timeout: Duration,
     /// Bytes of WAL.

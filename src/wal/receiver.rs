@@ -5,7 +5,8 @@
 //! - RC-2: WAL of another system, or bytes that differ from what was received, end the receiver; reads go on.
 
 use super::log::{LogError, WalLog};
-use crate::io_abstraction::{ClockExt as _, Env, rng};
+use crate::config::TenantConfig;
+use crate::io_abstraction::{ClockExt as _, Env, Mono, rng};
 use crate::replication::client::{CopyEvent, CopyStream, ReplicationClient};
 use crate::replication::connstr::ConnStr;
 use crate::replication::error::ReplicationError;
@@ -46,6 +47,8 @@ pub enum ReceiverError {
     Behind { server: String, theirs: Lsn, ours: Lsn },
     #[error("damaged WAL was received: asking for it again from {from} on")]
     Damaged { from: Lsn },
+    #[error("{behind} bytes behind the server at {server}, and nothing came for more than {limit:?}")]
+    Lagging { server: String, behind: u64, limit: Duration },
     #[error("the server at {server} is on timeline {theirs}, which does not descend from {ours}")]
     Unrelated { server: String, ours: u32, theirs: u32 },
 }
@@ -56,7 +59,30 @@ impl ReceiverError {
         match self {
             ReceiverError::ForeignSystem { .. } | ReceiverError::Diverged { .. } | ReceiverError::Unrelated { .. } => true,
             ReceiverError::DivergedBytes { .. } => true,
-            ReceiverError::Source(_) | ReceiverError::Log(_) | ReceiverError::Behind { .. } | ReceiverError::Damaged { .. } => false,
+            ReceiverError::Source(_) | ReceiverError::Log(_) | ReceiverError::Behind { .. } => false,
+            ReceiverError::Lagging { .. } | ReceiverError::Damaged { .. } => false,
+        }
+    }
+}
+
+/// Since when nothing came of a stream that is far behind its server, and where it stood then.
+#[derive(Debug, Default)]
+struct Lag(Option<(Mono, Lsn)>);
+
+impl Lag {
+    /// Takes a look; gives the bytes that it is behind if that has been so for too long.
+    fn note(&mut self, now: Mono, (written, wal_end): (Lsn, Lsn), settings: &TenantConfig) -> Option<u64> {
+        let behind = wal_end.0.saturating_sub(written.0);
+        if behind <= settings.max_lsn_wal_lag.get() {
+            self.0 = None;
+            return None;
+        }
+        match self.0 {
+            Some((since, stood)) if written <= stood => (now.since(since) > settings.lagging_wal_timeout).then_some(behind),
+            _ => {
+                self.0 = Some((now, written));
+                None
+            }
         }
     }
 }
@@ -119,7 +145,9 @@ impl Receiver {
     async fn stream(&self) -> Result<std::convert::Infallible, ReceiverError> {
         self.heal().await?;
         self.status(format!("Connecting to {}", self.source));
-        let mut client = ReplicationClient::connect(&self.env, &self.source).await?;
+        let mut source = self.source.clone();
+        source.connect_timeout = source.connect_timeout.min(self.timeline.settings().walreceiver_connect_timeout);
+        let mut client = ReplicationClient::connect(&self.env, &source).await?;
         loop {
             let tli = self.check_history(&mut client).await?;
             let from = self.log.resume_lsn();
@@ -208,6 +236,7 @@ impl Receiver {
     ) -> Result<(u32, Lsn), ReceiverError> {
         // Bytes in the log that no sync covers yet.
         let mut gathered = 0;
+        let mut lag = Lag::default();
         loop {
             let mut event = match syncing.as_mut() {
                 Some(running) => tokio::select! {
@@ -225,11 +254,15 @@ impl Receiver {
             let mut reply = false;
             while let Some(now) = event {
                 match now {
-                    CopyEvent::XLogData { start, data, .. } => {
+                    CopyEvent::XLogData { start, data, wal_end } => {
                         gathered += data.len();
                         self.log.append(start, &data).map_err(|error| diverged(stream.server(), error))?;
+                        self.check_lag(&mut lag, stream.server(), wal_end)?;
                     }
-                    CopyEvent::Keepalive { reply_requested, .. } => reply |= reply_requested,
+                    CopyEvent::Keepalive { reply_requested, wal_end } => {
+                        reply |= reply_requested;
+                        self.check_lag(&mut lag, stream.server(), wal_end)?;
+                    }
                     CopyEvent::Ended { next_tli, switch_point } => return Ok((next_tli, switch_point)),
                 }
                 event = if gathered < GATHER_BYTES { stream.try_next_buffered()? } else { None };
@@ -246,6 +279,18 @@ impl Receiver {
             }
             if reply {
                 self.report(stream, self.log.durable_lsn()).await?;
+            }
+        }
+    }
+
+    /// Errors: another connection may be faster.
+    fn check_lag(&self, lag: &mut Lag, server: &str, wal_end: Lsn) -> Result<(), ReceiverError> {
+        let settings = self.timeline.settings();
+        match lag.note(self.env.clock.mono(), (self.log.written_lsn(), wal_end), &settings) {
+            None => Ok(()),
+            Some(behind) => {
+                let limit = settings.lagging_wal_timeout;
+                Err(ReceiverError::Lagging { server: server.to_string(), behind, limit })
             }
         }
     }
@@ -287,6 +332,25 @@ fn parse_history(bytes: &[u8]) -> Vec<(u32, Lsn)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_lags_when_it_is_far_behind_and_nothing_comes() {
+        let second = |n: u64| Mono(n * 1_000_000_000);
+        let settings = TenantConfig { lagging_wal_timeout: Duration::from_secs(10), ..TenantConfig::default() };
+        let far = settings.max_lsn_wal_lag.get() + 100;
+        let mut lag = Lag::default();
+        for (at, written, wal_end, expected) in [
+            (0, 50, far - 100, None),
+            (1, 50, far, None),
+            (11, 50, far + 5, None),
+            (12, 60, far + 9, None),
+            (22, 60, far + 9, None),
+            (23, 60, far + 9, Some(far - 51)),
+            (24, far, far + 9, None),
+        ] {
+            assert_eq!(lag.note(second(at), (Lsn(written), Lsn(wal_end)), &settings), expected, "at {at} s");
+        }
+    }
 
     #[test]
     fn history_files() {

@@ -85,10 +85,10 @@ async fn look(scene: &Scene) -> Result<(), NoAnswer> {
     let incarnation = scene.cluster.disk(PAGESERVER).incarnation();
     let away = scene.progress.lock().away;
     let answer = call(scene, Method::GET, &timeline, None).await?;
-    let (imported, now_away) = (scene.progress.lock().imported, scene.progress.lock().away);
+    let known = scene.progress.lock().clone();
     match answer.status {
         // It was taken off meanwhile: the answer tells of a time before.
-        _ if away != now_away => {}
+        _ if away != known.away => {}
         200 => {
             scene.progress.lock().unknown_since = None;
             scene.progress.lock().imported = true;
@@ -99,7 +99,7 @@ async fn look(scene: &Scene) -> Result<(), NoAnswer> {
                 scene.progress.lock().following = true;
             }
         }
-        404 if imported => unknown(scene),
+        404 if known.imported => unknown(scene),
         404 => {
             let body = json!({ "new_tenant_id": scene.tenant.to_string() });
             call(scene, Method::POST, "/v1/tenant", Some(body)).await?;
