@@ -5,7 +5,7 @@ use super::status::ApiError;
 use crate::config::{TenantConfig, TenantOverrides};
 use crate::remote::AttachMode;
 use crate::tenant::detach::Wanted;
-use crate::tenant::{Registry, Tenant, TenantState};
+use crate::tenant::{LookupError, Registry, Tenant, TenantState};
 use crate::types::{Generation, TenantId};
 use axum::Json;
 use axum::body::Bytes;
@@ -81,7 +81,12 @@ pub struct Settings {
 }
 
 pub async fn get_settings(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Settings> {
-    let overrides = registry.any_tenant(parse(&tenant)?)?.overrides();
+    let tenant = registry.any_tenant(parse(&tenant)?)?;
+    let Some(overrides) = tenant.overrides() else {
+        // It is broken, or on its way up, perhaps there by now.
+        tenant.check_active()?;
+        return Err(LookupError::NotActive(tenant.id).into());
+    };
     let effective_config = overrides.over(&registry.shared.config.tenant);
     Ok(Json(Settings { tenant_specific_overrides: overrides, effective_config }))
 }

@@ -37,6 +37,8 @@ enum Operation {
 #[derive(Default)]
 struct Queue {
     operations: VecDeque<Operation>,
+    /// One is being worked on.
+    at_work: bool,
     /// Nobody works it off any more.
     closed: bool,
 }
@@ -120,6 +122,12 @@ impl UploadQueue {
         waiter.await.map_err(|_| QueueClosed)
     }
 
+    /// Whether everything that was scheduled is done.
+    pub fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.operations.is_empty() && !queue.at_work
+    }
+
     pub fn len(&self) -> usize {
         self.queue.lock().operations.len()
     }
@@ -158,7 +166,12 @@ impl UploadQueue {
         let mut stored = StoredIndex::unknown(self.tenant, self.timeline);
         let work = async {
             loop {
-                let next = self.queue.lock().operations.pop_front();
+                let next = {
+                    let mut queue = self.queue.lock();
+                    let next = queue.operations.pop_front();
+                    queue.at_work = next.is_some();
+                    next
+                };
                 let Some(operation) = next else {
                     self.filled.notified().await;
                     continue;

@@ -127,8 +127,7 @@ impl Registry {
                 Ok(Found::Here(Location::Secondary { warm })) => self.put(*id, Slot::Secondary { warm }),
                 Ok(Found::Here(Location::Attached { access, generation })) => loading.push(self.load(*id, access, generation)),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    let tenant =
-                        Tenant::new(*id, TenantState::Broken(error.to_string()), TenantOverrides::default(), &self.shared.env.tasks);
+                    let tenant = Tenant::new(*id, TenantState::Broken(error.to_string()), None, &self.shared.env.tasks);
                     self.put(*id, Slot::Attached(tenant));
                 }
                 Err(error) => return Err(failed(error)),
@@ -143,7 +142,7 @@ impl Registry {
 
     /// As a start of the node brings a tenant up.
     fn load(self: &Arc<Registry>, id: TenantId, mode: AttachMode, least: Option<Generation>) -> Arc<Tenant> {
-        let tenant = Tenant::new(id, TenantState::Loading, TenantOverrides::default(), &self.shared.env.tasks);
+        let tenant = Tenant::new(id, TenantState::Loading, None, &self.shared.env.tasks);
         self.put(id, Slot::Attached(tenant.clone()));
         self.bring_up(&tenant, Attach { mode, generation: None, settings: None, patient: true }, least);
         tenant

@@ -56,7 +56,7 @@ impl Registry {
         let home = TenantDirectory::of(&self.shared.config, id);
         let (disk, mine) = (self.shared.env.disk.clone(), home.clone());
         self.shared.env.tasks.blocking("make-tenant", move || mine.store(&*disk, Location::ATTACHED)).await?;
-        let tenant = Tenant::new(id, TenantState::Attaching, TenantOverrides::default(), &self.shared.env.tasks);
+        let tenant = Tenant::new(id, TenantState::Attaching, Some(settings.clone()), &self.shared.env.tasks);
         let attach = Attach { mode: AttachMode::Single, generation: None, settings: Some(settings), patient: false };
         slot.set(Some(Slot::Attached(tenant.clone())));
         drop(slot);

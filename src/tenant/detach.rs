@@ -164,7 +164,7 @@ impl Registry {
         flush: Option<Duration>,
     ) -> Result<(), ChangeError> {
         let attachment = tenant.attachment().expect("it was looked at");
-        if settings != tenant.overrides() && mode != AttachMode::Stale {
+        if Some(&settings) != tenant.overrides().as_ref() && mode != AttachMode::Stale {
             self.set_overrides(tenant, settings).await?;
         }
         if mode == attachment.mode() {
@@ -204,7 +204,7 @@ impl Registry {
     /// Puts a tenant into its slot that comes up in the background.
     async fn begin(self: &Arc<Registry>, id: TenantId, slot: &mut SlotGuard, how: Attach, state: TenantState) -> Result<(), ChangeError> {
         self.store(id, Location::Attached { access: how.mode, generation: how.generation }).await?;
-        let tenant = Tenant::new(id, state, how.settings.clone().unwrap_or_default(), &self.shared.env.tasks);
+        let tenant = Tenant::new(id, state, how.settings.clone(), &self.shared.env.tasks);
         slot.set(Some(Slot::Attached(tenant.clone())));
         self.bring_up(&tenant, how, None);
         Ok(())

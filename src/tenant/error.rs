@@ -169,10 +169,8 @@ impl ChangeError {
             }
             ChangeError::TenantMissing(_, error) => error.kind(),
             ChangeError::Config(_) | ChangeError::BadRequest(_) => Kind::BadRequest,
-            ChangeError::Superseded(_) | ChangeError::Flush(_) => Kind::Unavailable,
-            ChangeError::DirectoryExists(_) | ChangeError::NothingToLoad(_) | ChangeError::Remote(_) | ChangeError::Disk(_) => {
-                Kind::Internal
-            }
+            ChangeError::Superseded(_) | ChangeError::Flush(_) | ChangeError::Remote(_) => Kind::Unavailable,
+            ChangeError::DirectoryExists(_) | ChangeError::NothingToLoad(_) | ChangeError::Disk(_) => Kind::Internal,
         }
     }
 }

@@ -68,7 +68,8 @@ pub struct Tenant {
     attachment: OnceLock<Arc<Attachment>>,
     /// Held while the settings change.
     pub(super) manifest: tokio::sync::Mutex<Option<StoredManifest>>,
-    overrides: Mutex<TenantOverrides>,
+    /// Unknown until they are read from remote storage.
+    overrides: Mutex<Option<TenantOverrides>>,
     pub(super) logical_sizes: LogicalSizes,
     pub(super) timelines: Mutex<Timelines>,
     /// Shared by creations at work; a stop takes it alone, and so waits for them.
@@ -108,7 +109,7 @@ impl ClaimGuard {
 }
 
 impl Tenant {
-    pub fn new(id: TenantId, state: TenantState, overrides: TenantOverrides, tasks: &Tasks) -> Arc<Tenant> {
+    pub fn new(id: TenantId, state: TenantState, overrides: Option<TenantOverrides>, tasks: &Tasks) -> Arc<Tenant> {
         Arc::new(Tenant {
             id,
             state: Mutex::new(state),
@@ -177,13 +178,13 @@ impl Tenant {
         assert!(!again, "tenant {} is attached once in its life", self.id);
     }
 
-    /// Settings of its own.
-    pub fn overrides(&self) -> TenantOverrides {
+    /// Settings of its own; `None` while they are not known.
+    pub fn overrides(&self) -> Option<TenantOverrides> {
         self.overrides.lock().clone()
     }
 
     pub(super) fn set_overrides(&self, overrides: TenantOverrides) {
-        *self.overrides.lock() = overrides;
+        *self.overrides.lock() = Some(overrides);
     }
 
     /// Excludes other creations of this id, and the deletion of the ancestor.

@@ -1,17 +1,23 @@
 //! A historic layer: named and sized by the index, its file on the local disk or only in remote storage.
 
 use super::Timeline;
+use crate::io_abstraction::Mono;
 use crate::layer::map::Named;
 use crate::layer::{LayerError, LayerFile, LayerName};
 use crate::remote::{LayerMeta, RemoteError};
 use parking_lot::Mutex;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub struct Layer {
     pub name: LayerName,
     pub meta: LayerMeta,
     file: Mutex<Option<Arc<LayerFile>>>,
+    /// When it was last read, and when it came to the local disk, in nanoseconds of the node's clock.
+    accessed: AtomicU64,
+    arrived: AtomicU64,
     /// One download at a time; others wait for its outcome.
     fetching: tokio::sync::Mutex<()>,
 }
@@ -33,7 +39,8 @@ pub enum LayerAccessError {
 impl Layer {
     /// A layer that was not looked for on the local disk yet.
     pub fn remote(name: LayerName, meta: LayerMeta) -> Layer {
-        Layer { name, meta, file: Mutex::new(None), fetching: tokio::sync::Mutex::new(()) }
+        let (accessed, arrived) = (AtomicU64::new(0), AtomicU64::new(0));
+        Layer { name, meta, file: Mutex::new(None), accessed, arrived, fetching: tokio::sync::Mutex::new(()) }
     }
 
     pub fn is_resident(&self) -> bool {
@@ -42,6 +49,8 @@ impl Layer {
 
     /// The open file: local if it is there with the right size, else downloaded.
     pub async fn file(&self, timeline: &Timeline) -> Result<Arc<LayerFile>, LayerAccessError> {
+        let now = timeline.shared.env.clock.mono();
+        self.accessed.store(now.0, Ordering::Relaxed);
         if let Some(file) = self.file.lock().clone() {
             return Ok(file);
         }
@@ -53,8 +62,32 @@ impl Layer {
             Ok(file) => file,
             Err(_) => self.download(timeline).await?,
         };
+        self.arrived.store(now.0, Ordering::Relaxed);
         *self.file.lock() = Some(file.clone());
         Ok(file)
+    }
+
+    /// When somebody last needed it; for one that nobody needed in this life of the node, its start.
+    pub fn last_access(&self) -> Mono {
+        Mono(self.accessed.load(Ordering::Relaxed))
+    }
+
+    /// Since when it has been on the local disk, as far as this life of the node knows.
+    pub fn arrival(&self) -> Mono {
+        Mono(self.arrived.load(Ordering::Relaxed))
+    }
+
+    /// Takes the file off the local disk; remote storage has the layer. Readers that are at it go on. Gives false if there is no
+    /// file, or it is just being fetched.
+    pub async fn evict(&self, timeline: &Timeline) -> io::Result<bool> {
+        let Ok(_alone) = self.fetching.try_lock() else { return Ok(false) };
+        let path = timeline.local_directory().join(self.name.to_string());
+        *self.file.lock() = None;
+        let disk = timeline.shared.env.disk.clone();
+        match timeline.shared.env.tasks.blocking("evict-layer", move || disk.unlink(&path)).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
     }
 
     fn open_local(&self, timeline: &Timeline) -> Result<Arc<LayerFile>, LayerError> {

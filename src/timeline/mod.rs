@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commit_time;
 pub mod compact;
 pub mod directory;
+pub mod evict;
 pub mod flush;
 pub mod gc;
 pub mod import;
@@ -124,6 +125,26 @@ pub struct Timeline {
     /// What the WAL receiver does, in words; part of time-out errors.
     pub receiver_status: Mutex<String>,
     files_started: AtomicU64,
+    pub evictions: Evictions,
+}
+
+/// Layers that left the local disk.
+#[derive(Debug, Default)]
+pub struct Evictions {
+    all: AtomicU64,
+    soon: AtomicU64,
+}
+
+impl Evictions {
+    fn note(&self, soon: bool) {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        self.soon.fetch_add(u64::from(soon), Ordering::Relaxed);
+    }
+
+    /// All, and those of layers that were here for a short time only.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.all.load(Ordering::Relaxed), self.soon.load(Ordering::Relaxed))
+    }
 }
 
 impl Timeline {
@@ -198,6 +219,7 @@ impl Timeline {
             scope: Scope::new(&shared.env.tasks),
             receiver_status: Mutex::new("Not active".to_string()),
             files_started: AtomicU64::new(0),
+            evictions: Evictions::default(),
         })
     }
 
@@ -209,6 +231,8 @@ impl Timeline {
         self.scope.spawn("flush", |cancel| flush::run(timeline, cancel));
         let timeline = self.clone();
         self.scope.spawn("compact", |cancel| compact::run(timeline, cancel));
+        let timeline = self.clone();
+        self.scope.spawn("evict", |cancel| evict::run(timeline, cancel));
         let timeline = self.clone();
         self.scope.spawn("collect-garbage", |cancel| gc::run(timeline, cancel));
     }
@@ -318,6 +342,16 @@ impl Timeline {
         // A flush that is visible already may be about to schedule its upload.
         drop(self.index_order.lock());
         self.uploads.drained().await
+    }
+
+    /// Layers of which remote storage has all that is in the layer map.
+    pub fn evictable(&self) -> Vec<Arc<Layer>> {
+        let layers = self.layers();
+        // Looked at after the layers: what is scheduled later is of later layers.
+        if !self.uploads.is_idle() {
+            return Vec::new();
+        }
+        layers.historic.iter().cloned().collect()
     }
 
     pub fn upload_queue_len(&self) -> usize {
