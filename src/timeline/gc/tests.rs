@@ -42,7 +42,7 @@ async fn history_goes_up_to_the_cutoff_and_branches_keep_theirs() {
     let child = branch(&timeline);
     let point = child.ancestor_lsn();
     timeline.pin(CHILD, point).unwrap();
-    rounds(&timeline, 3..6, &mut versions).await;
+    rounds(&timeline, 3..12, &mut versions).await;
     write(&child, &[(key(1), ValueKind::Image, noise(999, 50))], &mut on_child).await;
 
     assert_eq!(timeline.gc_now(Some(1 << 40)).await.unwrap().layers_removed, 0);
