@@ -24,6 +24,8 @@ pub fn render(registry: &Registry) -> prometheus::Result<String> {
     let wal_cap = gauge("palimpsest_wal_log_full", "1 while the log is at its cap and nothing is acknowledged")?;
     let broken = gauge("palimpsest_timeline_broken", "1 for a timeline that exists and could not be loaded")?;
     let uploads = gauge("palimpsest_upload_queue_len", "Operations that wait for their upload")?;
+    let evictions = gauge("palimpsest_layer_evictions", "Layers that left the local disk since the start")?;
+    let soon = gauge("palimpsest_layer_evictions_soon", "Of those, how many were here for less than the tenant's threshold")?;
     for tenant in registry.tenants() {
         for handle in tenant.timelines() {
             let timeline = &handle.timeline;
@@ -39,6 +41,9 @@ pub fn render(registry: &Registry) -> prometheus::Result<String> {
             set(&memory, timeline.layers().memory_bytes() as u64);
             set(&physical, timeline.physical_size());
             set(&resident, timeline.resident_size());
+            let (evicted, evicted_soon) = timeline.evictions.counts();
+            set(&evictions, evicted);
+            set(&soon, evicted_soon);
             set(&uploads, timeline.upload_queue_len() as u64);
         }
         for timeline in tenant.broken().keys() {

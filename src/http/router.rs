@@ -22,6 +22,7 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
     for (path, methods) in [
         ("/v1/status", get(|| async { axum::Json(serde_json::json!({ "id": 1 })) })),
         ("/v1/reload_auth_validation_keys", post(auth::reload_keys)),
+        ("/v1/disk_usage_eviction/run", put(tenant::evict)),
         ("/v1/tenant", get(tenant::list).post(tenant::create)),
         ("/v1/tenant/config", put(tenant::put_settings)),
         ("/v1/tenant/{tenant}", get(tenant::get).delete(tenant::delete)),

@@ -5,6 +5,7 @@ use super::status::ApiError;
 use crate::config::{TenantConfig, TenantOverrides};
 use crate::remote::AttachMode;
 use crate::tenant::detach::Wanted;
+use crate::tenant::eviction::Evicted;
 use crate::tenant::{LookupError, Registry, Tenant, TenantState};
 use crate::types::{Generation, TenantId};
 use axum::Json;
@@ -169,6 +170,18 @@ pub async fn delete(State(registry): Shared, Path(tenant): Path<String>) -> Resu
     let owned = registry.clone();
     finish(&registry, "delete-tenant-request", async move { owned.delete_tenant(id).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvictionRequest {
+    evict_bytes: u64,
+}
+
+pub async fn evict(State(registry): Shared, request: Result<Json<EvictionRequest>, JsonRejection>) -> Answer<Evicted> {
+    let target = body(request)?.evict_bytes;
+    let owned = registry.clone();
+    Ok(Json(finish(&registry, "evict", async move { Ok::<_, LookupError>(owned.evict(target).await) }).await?))
 }
 
 #[derive(Deserialize)]

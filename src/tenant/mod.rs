@@ -5,6 +5,7 @@ pub mod create;
 pub mod delete;
 pub mod detach;
 pub mod error;
+pub mod eviction;
 pub mod location;
 pub mod registry;
 pub mod settings;

@@ -38,6 +38,8 @@ pub struct Registry {
     pub(super) template: tokio::sync::Mutex<()>,
     /// One logical size is computed at a time per node: it reads much.
     pub(super) logical_size_queries: tokio::sync::Mutex<()>,
+    /// One run of eviction at a time.
+    pub(super) evictions: tokio::sync::Mutex<()>,
     /// The node stops: nothing is created or attached any more.
     pub(super) stopping: CancellationToken,
     pub(super) attaching: Semaphore,
@@ -83,6 +85,7 @@ impl Registry {
             slots: Mutex::default(),
             template: tokio::sync::Mutex::default(),
             logical_size_queries: tokio::sync::Mutex::default(),
+            evictions: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
             attaching: Semaphore::new(ATTACHING_MAX),
             next_trash: AtomicU64::new(0),

@@ -80,6 +80,10 @@ impl Branches {
         Some((number, *branch))
     }
 
+    fn is_gone(&self, timeline: TimelineId) -> bool {
+        self.0.lock().values().any(|b| b.timeline == timeline && b.gone)
+    }
+
     /// The branch is not deleted after all.
     pub fn put_back(&self, number: u32) {
         self.change(number, |branch| branch.gone = false);
@@ -172,6 +176,11 @@ fn define(scene: &Scene, number: u32, of: Option<u32>, pick: u64) -> Option<Bran
 /// Asks once for a branch, or with `other` for one of its id at another LSN. Gives whether the answer was what it has to be in the end.
 async fn request(scene: &Scene, number: u32, other: Option<Lsn>) -> bool {
     let Some(before) = scene.branches.get(number) else { return true };
+    if !before.confirmed && scene.branches.is_gone(before.ancestor) {
+        // What it was to be made of never came to be.
+        scene.branches.change(number, |b| b.gone = true);
+        return true;
+    }
     let begun = scene.now();
     // Another request that may have been at work at some time while this one was.
     let busy = before.open > 0 || begun.since(before.last) < AT_WORK;
