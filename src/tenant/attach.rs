@@ -52,6 +52,8 @@ pub enum AttachError {
     Outdated { asked: Generation, newest: Generation },
     #[error("timeline {timeline}: {error}")]
     Log { timeline: TimelineId, error: LogError },
+    #[error("remote storage does not know it")]
+    Unknown,
     #[error("it is being stopped")]
     Stopped,
 }
@@ -62,7 +64,7 @@ impl AttachError {
         match self {
             AttachError::Remote(RemoteError::Manifest { .. }) | AttachError::Settings(_) | AttachError::Outdated { .. } => false,
             AttachError::Remote(_) | AttachError::Claim(_) | AttachError::Local(_) | AttachError::Log { .. } => true,
-            AttachError::Stopped => false,
+            AttachError::Unknown | AttachError::Stopped => false,
         }
     }
 }
@@ -160,6 +162,9 @@ impl Registry {
                     Ok(()) | Err(AttachError::Stopped) => return,
                     Err(error) => error,
                 };
+                if matches!(error, AttachError::Unknown) && attach.patient {
+                    return registry.forget(&owned).await;
+                }
                 if !(attach.patient && error.may_pass()) {
                     tracing::error!(tenant = %owned.id, %error, "the tenant cannot be served");
                     owned.set_state_unless_stopping(TenantState::Broken(error.to_string()));
@@ -172,6 +177,17 @@ impl Registry {
                 }
             }
         });
+    }
+
+    /// Takes off the node what a start found there and remote storage does not know: it was deleted.
+    async fn forget(&self, tenant: &Tenant) {
+        let (disk, home) = (self.shared.env.disk.clone(), TenantDirectory::of(&self.shared.config, tenant.id));
+        if let Err(error) = self.shared.env.tasks.blocking("forget-tenant", move || disk.remove_dir_all(&home.path)).await {
+            tracing::warn!(tenant = %tenant.id, %error, "what is left of a deleted tenant is removed at the next start");
+        }
+        // Whoever waits for it to come up waits no longer.
+        tenant.set_state(TenantState::Broken(AttachError::Unknown.to_string()));
+        self.vacate(tenant.id).await;
     }
 
     /// One try. What an earlier one reached stays.
@@ -205,6 +221,10 @@ impl Registry {
     async fn claim(&self, tenant: &Arc<Tenant>, attach: &Attach, least: Option<Generation>) -> Result<(), AttachError> {
         let id = tenant.id;
         let before = self.shared.remote.newest_manifest(id).await?;
+        // A directory as remote storage keeps the empty directories of what was deleted.
+        if before.is_none() && attach.settings.is_none() && self.shared.remote.list_objects(&path::tenant(id)).await?.is_empty() {
+            return Err(AttachError::Unknown);
+        }
         let (newest, deleting) = before.as_ref().map_or((None, false), |(generation, manifest)| (Some(*generation), manifest.deleting));
         let generation = match (attach.generation, newest) {
             (Some(asked), Some(newest)) if asked < newest => return Err(AttachError::Outdated { asked, newest }),

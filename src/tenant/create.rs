@@ -8,7 +8,7 @@ use super::state::{Claim, Tenant, TenantState, TimelineHandle};
 use crate::config::TenantOverrides;
 use crate::pg::version::PgVersion;
 use crate::remote::index::{INDEX_VERSION, IndexPart};
-use crate::remote::{AttachMode, Attachment, StoredIndex};
+use crate::remote::{AttachMode, Attachment, StoredIndex, path};
 use crate::timeline::import::{self, ImportOptions};
 use crate::timeline::{Ancestor, ReadError, Timeline};
 use crate::types::{Lsn, TenantId, TimelineId};
@@ -50,7 +50,7 @@ impl Registry {
             return Err(CreateError::TenantExists(id));
         }
         // Its manifest may be that of a creation whose end nobody saw. What has timelines is somebody's.
-        if !self.shared.remote.list_timelines(id).await?.is_empty() {
+        if !self.shared.remote.list_objects(&path::timelines(id)).await?.is_empty() {
             return Err(CreateError::TenantInStorage(id));
         }
         let home = TenantDirectory::of(&self.shared.config, id);

@@ -225,6 +225,16 @@ async fn timelines_and_tenants_are_deleted_for_good() {
     case.ask("DELETE", &tenant(""), none.clone(), 404, "was not found").await;
     case.ask("POST", "/v1/tenant", json!({ "new_tenant_id": T }), 201, T).await;
     assert_eq!(case.timelines().await, Vec::<String>::new());
+    case.ask("DELETE", &tenant(""), none.clone(), 202, "null").await;
+    case.gone(&tenant("")).await;
+    assert_eq!(server.stop(&place).await, Some(0));
+
+    // A machine that knows nothing of the tenant does not take it for one.
+    let setting = format!("remote_storage.local_path = '{}'", place.path("node").join("remote").display());
+    let server = PalServer::start(&place, "another", &[&setting]).await;
+    let case = Case { place: &place, server: &server };
+    case.gone(&tenant("")).await;
+    assert_eq!(names(place.path("another").join("tenants")), Vec::<String>::new());
     assert_eq!(server.stop(&place).await, Some(0));
 }
 

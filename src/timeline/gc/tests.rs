@@ -42,6 +42,7 @@ async fn history_goes_up_to_the_cutoff_and_branches_keep_theirs() {
     let child = branch(&timeline);
     let point = child.ancestor_lsn();
     timeline.pin(CHILD, point).unwrap();
+    // A layer that begins before the branch point is the branch's, whatever else it holds.
     rounds(&timeline, 3..12, &mut versions).await;
     write(&child, &[(key(1), ValueKind::Image, noise(999, 50))], &mut on_child).await;
 
