@@ -4,6 +4,7 @@
 
 use super::access::AccessArgs;
 use super::output::{CommandError, Exit};
+use super::progress::Progress;
 use crate::io_abstraction::{Address, BoxStream, ClockExt as _, Env, real};
 use crate::replication::{ConnStr, Connection, Mode, ReplicationError, SslMode, tls};
 use bytes::Bytes;
@@ -132,6 +133,9 @@ pub fn command_env() -> Result<Env, CommandError> {
     real::env(Arc::new(InMemory::new())).map_err(CommandError::new)
 }
 
+/// Pause between two looks at what is being deleted.
+const GONE_POLL: Duration = Duration::from_millis(100);
+
 /// No answer, or one that refuses.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -237,6 +241,19 @@ impl ApiClient {
     /// Sends a change and waits until the server has carried it out.
     pub async fn change(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, RequestError> {
         self.send(method, path, body, LONG).await
+    }
+
+    /// Polls a path until there is nothing any more.
+    pub async fn wait_until_gone(&self, path: &str, what: &str) -> Result<(), RequestError> {
+        let _progress = Progress::spinner(what);
+        loop {
+            match self.get(path).await {
+                Err(RequestError::Refused { status: 404, .. }) => return Ok(()),
+                // It comes up, or is just being changed.
+                Ok(_) | Err(RequestError::Refused { status: 503, .. }) => self.env.clock.sleep(GONE_POLL).await,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Value>, limit: Duration) -> Result<Value, RequestError> {

@@ -73,6 +73,8 @@ pub enum TimelineVerb {
     },
     /// Stop streaming into a timeline.
     Unfollow(TimelineOf),
+    /// Delete a timeline that has no branches, for good; waits until it is gone.
+    Delete(TimelineOf),
 }
 
 /// A place in a timeline's history.
@@ -147,6 +149,12 @@ pub async fn run(args: &TimelineArgs) -> Outcome {
         }
         TimelineVerb::Unfollow(of) => {
             args.output.print(&api.change(Method::DELETE, &format!("{}/wal_source", of.path()), None).await?, get_text)
+        }
+        TimelineVerb::Delete(of) => {
+            api.change(Method::DELETE, &of.path(), None).await?;
+            api.wait_until_gone(&of.path(), &format!("deleting timeline {}", of.timeline)).await?;
+            let gone = json!({ "tenant_id": of.tenant, "timeline_id": of.timeline });
+            args.output.print(&gone, |_| format!("timeline {} is deleted\n", of.timeline))
         }
     }
 }

@@ -134,6 +134,24 @@ async fn a_tenants_life_in_commands() {
     assert!(info["wal_source_connstr"].as_str().unwrap().contains("host=/nowhere"), "kept across restarts: {info}");
     let info = run(with(&["timeline", "unfollow"], &["--timeline", &root, "--json"])).await.json();
     assert_eq!(info["wal_source_connstr"], Value::Null);
+
+    let config = server.pal(&place, &["tenant", "config", &tenant, "gc_horizon=1000", "pitr_interval=2h", "--json"]).await.json();
+    assert_eq!(config["tenant_specific_overrides"], serde_json::json!({ "gc_horizon": 1000, "pitr_interval": "2h" }));
+    let table = server.pal(&place, &["tenant", "config", &tenant]).await;
+    assert!(table.ok().lines().any(|line| line.split_whitespace().eq(["pitr_interval", "2h", "tenant"])), "{table:?}");
+    let wrong = server.pal(&place, &["tenant", "config", &tenant, "gc_horizonn=1"]).await;
+    assert!(wrong.code == Some(7) && wrong.err.contains("did you mean"), "{wrong:?}");
+    assert!(server.pal(&place, &["tenant", "detach", &tenant]).await.ok().contains("is detached"));
+    assert_eq!(server.pal(&place, &["tenant", "get", &tenant]).await.code, Some(3));
+    let attached = server.pal(&place, &["tenant", "attach", &tenant, "gc_horizon=7", "--json"]).await.json();
+    assert_eq!(attached["state"]["slug"], "Active");
+    let has_branches = run(with(&["timeline", "delete"], &["--timeline", &root])).await;
+    assert!(has_branches.code == Some(4) && has_branches.err.contains("child timelines"), "{has_branches:?}");
+    let branch = branch["timeline_id"].as_str().unwrap();
+    assert!(run(with(&["timeline", "delete"], &["--timeline", branch])).await.ok().contains("is deleted"));
+    assert_eq!(run(with(&["timeline", "get"], &["--timeline", branch])).await.code, Some(3));
+    assert!(server.pal(&place, &["tenant", "delete", &tenant]).await.ok().contains("is deleted"));
+    assert_eq!(server.pal(&place, &["tenant", "delete", &tenant]).await.code, Some(3));
     assert_eq!(server.stop(&place).await, Some(0));
 }
 
