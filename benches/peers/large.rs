@@ -13,6 +13,8 @@ const SMALL: &str = "33333333333333333333333333333333";
 /// What one branch may take on disk: its index, in two places, and its directories.
 const BRANCH_BYTES_MAX: f64 = 65536.0;
 const MEMORY_MAX: f64 = (512_u64 << 20) as f64;
+/// Moments that are looked up, half a second apart.
+const LOOKUPS: i64 = 20;
 const INGEST_LIMIT: Duration = Duration::from_secs(900);
 
 /// Branches of a timeline that holds a pgbench cluster of `scale` (15 MB each) against one that holds an empty cluster.
@@ -81,11 +83,29 @@ pub fn memory(scratch: &Scratch, report: &Report, megabytes: u64) -> Outcome<()>
     })?;
     let streamed = end.distance_from(first) as f64 / 1e6;
     let note = format!("{streamed:.0} MB of WAL in {:.0} s", start.elapsed().as_secs_f64());
+    times(&pal, report, &format!("{streamed:.0} MB of WAL"))?;
     report.add("peak memory (bound: 512 MiB)", peak.load(Ordering::Relaxed) as f64, MEMORY_MAX, "bytes", Bound::AtMost(1.0), note);
     pal.stop()?;
     cluster.stop("immediate")?;
     fs::remove_dir_all(&home)?;
     Ok(fs::remove_dir_all(&data)?)
+}
+
+/// How long it takes to find the LSN of a moment in the history.
+fn times(pal: &Pal, report: &Report, note: &str) -> Outcome<()> {
+    let path = |rest: String| format!("/v1/tenant/{}/timeline/{TIMELINE}/{rest}", crate::pal::TENANT);
+    let last = pal.last_record()?;
+    let newest = pal.request("GET", &path(format!("get_timestamp_of_lsn?lsn={last}")), None)?;
+    let newest: palimpsest::types::timestamp::PgTimestamp = newest.as_str().ok_or("no time")?.parse()?;
+    let mut took = Vec::new();
+    for back in 1..=LOOKUPS {
+        let time = palimpsest::types::timestamp::PgTimestamp(newest.0 - back * 500_000);
+        let start = Instant::now();
+        pal.request("GET", &path(format!("get_lsn_by_timestamp?version=2&timestamp={time}")), None)?;
+        took.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    report.add("LSN of a time (bound: 50 ms)", median(took), 50.0, "ms", Bound::AtMost(1.0), note);
+    Ok(())
 }
 
 /// Bulk loads, updates of every row with full-page images, small transactions; until that much WAL is made and ingested.

@@ -22,6 +22,7 @@ mod pal;
 mod receive;
 mod redo;
 mod report;
+mod tenants;
 
 use clap::Parser;
 use history::{History, Size};
@@ -30,14 +31,14 @@ use report::Report;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const ALL: [&str; 9] = ["decode", "redo", "ingest", "receive", "commit", "getpage", "pages", "branch", "memory"];
+const ALL: [&str; 11] = ["decode", "redo", "ingest", "receive", "commit", "getpage", "pages", "branch", "memory", "tenants", "branches"];
 /// Those that need a pgbench history.
 const ON_HISTORY: [&str; 5] = ["decode", "redo", "ingest", "getpage", "pages"];
 
 /// Compares palimpsest with its peers on this machine.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which benches to run: decode, redo, ingest, receive, commit, getpage, pages, branch, memory; all if none is named.
+    /// Which benches to run: decode, redo, ingest, receive, commit, getpage, pages, branch, memory, tenants, branches; all if none is named.
     benches: Vec<String>,
     /// The sizes of the requirements instead of small ones.
     #[arg(long)]
@@ -99,6 +100,12 @@ fn run(args: &Args) -> Outcome<bool> {
     }
     if wanted("memory") {
         large::memory(&scratch, &report, of(500, 5000).into())?;
+    }
+    if wanted("tenants") {
+        tenants::idle(&scratch, &report, of(100, 1000))?;
+    }
+    if wanted("branches") {
+        tenants::branches(&scratch, &report, of(100, 1000))?;
     }
     Ok(report.all_pass())
 }

@@ -178,6 +178,13 @@ pub fn disk_bytes(path: &Path) -> Outcome<u64> {
     Ok(text.split_whitespace().next().unwrap_or_default().parse()?)
 }
 
+/// Resident bytes of a process now.
+pub fn resident_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kilobytes = |line: &str| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok();
+    status.lines().find_map(kilobytes).unwrap_or(0) << 10
+}
+
 /// Waits until `done` gives a value, looking every `pause`.
 pub fn wait_for<T>(what: &str, limit: Duration, pause: Duration, mut done: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
     let start = Instant::now();

@@ -95,6 +95,9 @@ impl Registry {
         let _at_work = cancel.run_until_cancelled(tenant.creations.read()).await.ok_or(CreateError::Stopping)?;
         tenant.check_active()?;
         let attachment = tenant.attachment().expect("an active tenant is attached");
+        if attachment.mode() == AttachMode::Stale {
+            return Err(CreateError::Stale(tenant.id));
+        }
         let claim = match tenant.claim(spec.timeline, spec.origin.ancestor()) {
             Claim::Taken(claim) => claim,
             Claim::Creating => return Err(CreateError::AlreadyCreating(spec.timeline)),

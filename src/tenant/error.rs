@@ -66,6 +66,8 @@ pub enum CreateError {
     TenantInStorage(TenantId),
     #[error("tenant {tenant} could not be created: {reason}; try again")]
     Attach { tenant: TenantId, reason: String },
+    #[error("another node took tenant {0} over; ask that one")]
+    Stale(TenantId),
     #[error("timeline {0} exists with other parameters")]
     TimelineExists(TimelineId),
     #[error("timeline {0} is being created by another request; try again")]
@@ -108,9 +110,12 @@ impl CreateError {
             CreateError::BelowCutoff { .. } | CreateError::BelowAncestor { .. } => Kind::NotAcceptable,
             CreateError::Import(ImportError::Io { .. } | ImportError::Target { .. }) => Kind::Internal,
             CreateError::Import(_) => Kind::BadRequest,
-            CreateError::Attach { .. } | CreateError::Wait(_) | CreateError::Remote(_) | CreateError::Claim(_) | CreateError::Stopping => {
-                Kind::Unavailable
-            }
+            CreateError::Stale(_)
+            | CreateError::Attach { .. }
+            | CreateError::Wait(_)
+            | CreateError::Remote(_)
+            | CreateError::Claim(_)
+            | CreateError::Stopping => Kind::Unavailable,
             CreateError::Template(_) | CreateError::Disk(_) | CreateError::Log(_) => Kind::Internal,
         }
     }

@@ -346,12 +346,12 @@ impl Timeline {
 
     /// Layers of which remote storage has all that is in the layer map.
     pub fn evictable(&self) -> Vec<Arc<Layer>> {
-        let layers = self.layers();
-        // Looked at after the layers: what is scheduled later is of later layers.
-        if !self.uploads.is_idle() {
-            return Vec::new();
+        // A layer that is in the map already is about to be scheduled.
+        let _in_order = self.index_order.lock();
+        match self.uploads.is_idle() {
+            true => self.layers().historic.iter().cloned().collect(),
+            false => Vec::new(),
         }
-        layers.historic.iter().cloned().collect()
     }
 
     pub fn upload_queue_len(&self) -> usize {

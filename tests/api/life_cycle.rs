@@ -273,6 +273,8 @@ async fn locations_are_declared() {
     case.ask("PUT", &format!("{location}?flush_ms=1000"), attached("AttachedStale", generation.clone()), 200, "null").await;
     case.ask("PUT", &location, attached("AttachedStale", generation), 200, "null").await;
     assert_eq!(case.timelines().await, [ROOT, BRANCH], "it still serves");
+    let branch = json!({ "new_timeline_id": LEAF, "ancestor_timeline_id": ROOT });
+    case.ask("POST", &tenant("/timeline"), branch, 503, "another node took").await;
     case.ask("PUT", &location, attached("AttachedMulti", json!(50)), 200, "null").await;
     assert_eq!(case.attached().await["generation"], json!(50));
     case.ask("PUT", &location, attached("AttachedSingle", json!(50)), 200, "null").await;
