@@ -102,10 +102,10 @@ fn run(args: &Args) -> Outcome<bool> {
         large::memory(&scratch, &report, of(500, 5000).into())?;
     }
     if wanted("tenants") {
-        tenants::idle(&scratch, &report, of(100, 1000))?;
+        tenants::idle(&scratch, &report, of(100, 1000) as usize)?;
     }
     if wanted("branches") {
-        tenants::branches(&scratch, &report, of(100, 1000))?;
+        tenants::branches(&scratch, &report, of(100, 1000) as usize)?;
     }
     Ok(report.all_pass())
 }
