@@ -5,7 +5,7 @@ use crate::pal::PalServer;
 use crate::support::Place;
 use palimpsest::io_abstraction::ClockExt as _;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const ROOT: &str = "33333333333333333333333333333333";
@@ -61,12 +61,9 @@ fn tenant(rest: &str) -> String {
     format!("/v1/tenant/{T}{rest}")
 }
 
-fn names(directory: PathBuf) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(directory)
-        .map(|list| list.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect())
-        .unwrap_or_default();
-    names.sort();
-    names
+/// Names in a directory, ascending; none if it is absent.
+fn names(place: &Place, directory: PathBuf) -> Vec<String> {
+    place.env.disk.list(&directory).unwrap_or_default().into_iter().map(|entry| entry.name).collect()
 }
 
 #[tokio::test]
@@ -157,11 +154,11 @@ async fn detach_attach_ignore_and_load() {
     assert_eq!((&after["last_record_lsn"], &after["initdb_lsn"]), (&before["last_record_lsn"], &before["initdb_lsn"]));
 
     case.ask("POST", &format!("/v1/tenant/{OTHER}/ignore"), none.clone(), 404, "was not found").await;
-    let files = names(home.join("timelines").join(ROOT));
+    let files = names(&place, home.join("timelines").join(ROOT));
     case.ask("POST", &tenant("/ignore"), none.clone(), 200, "null").await;
     case.ask("GET", &tenant(""), none.clone(), 404, "was not found").await;
-    assert_eq!(names(home.clone()), ["___ignored_tenant", "location.json", "timelines"]);
-    assert_eq!(names(home.join("timelines").join(ROOT)), files);
+    assert_eq!(names(&place, home.clone()), ["___ignored_tenant", "location.json", "timelines"]);
+    assert_eq!(names(&place, home.join("timelines").join(ROOT)), files);
     assert_eq!(server.stop(&place).await, Some(0));
 
     let server = PalServer::start(&place, "node", &[]).await;
@@ -206,7 +203,7 @@ async fn timelines_and_tenants_are_deleted_for_good() {
     case.gone(&timeline(LEAF)).await;
     assert_eq!(case.timelines().await, [ROOT, BRANCH]);
     assert!(!remote.join(T).join("timelines").join(LEAF).join("index_part.json-00000001").exists());
-    assert_eq!(names(home.join(T).join("timelines")), [ROOT, BRANCH]);
+    assert_eq!(names(&place, home.join(T).join("timelines")), [ROOT, BRANCH]);
     case.ask("DELETE", &timeline(LEAF), none.clone(), 404, "was not found").await;
     // The id is free again.
     case.ask("POST", &tenant("/timeline"), leaf, 201, LEAF).await;
@@ -221,7 +218,7 @@ async fn timelines_and_tenants_are_deleted_for_good() {
     assert_eq!(case.timelines().await, [ROOT]);
     case.ask("DELETE", &tenant(""), none.clone(), 202, "null").await;
     case.gone(&tenant("")).await;
-    assert_eq!((names(home), objects(&remote)), (Vec::<String>::new(), 0));
+    assert_eq!((names(&place, home), objects(&place, &remote)), (Vec::<String>::new(), 0));
     case.ask("DELETE", &tenant(""), none.clone(), 404, "was not found").await;
     case.ask("POST", "/v1/tenant", json!({ "new_tenant_id": T }), 201, T).await;
     assert_eq!(case.timelines().await, Vec::<String>::new());
@@ -234,14 +231,14 @@ async fn timelines_and_tenants_are_deleted_for_good() {
     let server = PalServer::start(&place, "another", &[&setting]).await;
     let case = Case { place: &place, server: &server };
     case.gone(&tenant("")).await;
-    assert_eq!(names(place.path("another").join("tenants")), Vec::<String>::new());
+    assert_eq!(names(&place, place.path("another").join("tenants")), Vec::<String>::new());
     assert_eq!(server.stop(&place).await, Some(0));
 }
 
 /// Files below a directory.
-fn objects(directory: &std::path::Path) -> usize {
-    let entries = std::fs::read_dir(directory).map(|list| list.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    entries.iter().map(|entry| if entry.path().is_dir() { objects(&entry.path()) } else { 1 }).sum()
+fn objects(place: &Place, directory: &Path) -> usize {
+    let entries = place.env.disk.list(directory).unwrap_or_default();
+    entries.iter().map(|entry| if entry.is_dir { objects(place, &directory.join(&entry.name)) } else { 1 }).sum()
 }
 
 #[tokio::test]
