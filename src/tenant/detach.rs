@@ -210,7 +210,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends everything that runs for a tenant. One that is on its way up gets there first, or fails.
+    /// Ends everything that runs for a tenant, also what brings it up.
     pub(super) async fn stop(&self, tenant: &Arc<Tenant>, flush: Option<Duration>) {
         tenant.set_state(TenantState::Stopping);
         self.quiet(tenant, flush).await;
