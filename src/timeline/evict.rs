@@ -1,46 +1,34 @@
 //! Eviction by time: layers that nobody reads leave the local disk, where remote storage has them.
 
-use super::Timeline;
-use crate::config::EvictionPolicy;
-use crate::io_abstraction::ClockExt as _;
+use super::{Timeline, repeat};
+use crate::config::{EvictionPolicy, TenantConfig};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Follows the tenant's policy until cancelled.
 pub async fn run(timeline: Arc<Timeline>, cancel: CancellationToken) {
-    let clock = timeline.shared.env.clock.clone();
-    let work = async {
-        loop {
-            let settings = timeline.settings();
-            let EvictionPolicy::LayerAccessThreshold { period, threshold } = settings.eviction_policy else {
-                timeline.attachment.other_settings(&settings).await;
-                continue;
-            };
-            if clock.timeout(period, timeline.attachment.other_settings(&settings)).await.is_ok() {
-                continue;
-            }
-            evict_idle(&timeline, threshold).await;
-        }
+    let period = |settings: &TenantConfig| match settings.eviction_policy {
+        EvictionPolicy::LayerAccessThreshold { period, .. } => Some(period),
+        EvictionPolicy::NoEviction => None,
     };
-    cancel.run_until_cancelled(work).await;
+    repeat::run(timeline, cancel, "eviction", period, |timeline| async move { evict_idle(&timeline).await }).await;
 }
 
-/// Evicts what nobody read for so long.
-async fn evict_idle(timeline: &Arc<Timeline>, threshold: Duration) {
+/// Evicts what nobody read for as long as the policy says; a layer that cannot go stands in no other's way.
+async fn evict_idle(timeline: &Arc<Timeline>) -> io::Result<()> {
+    let EvictionPolicy::LayerAccessThreshold { threshold, .. } = timeline.settings().eviction_policy else { return Ok(()) };
     let now = timeline.shared.env.clock.mono();
-    for layer in timeline.evictable() {
-        if now.since(layer.last_access()) <= threshold {
-            continue;
-        }
+    let mut outcome = Ok(());
+    for layer in timeline.evictable().into_iter().filter(|layer| now.since(layer.last_access()) > threshold) {
         match layer.evict(timeline).await {
             Ok(true) => timeline.note_eviction(now.since(layer.arrival())),
             Ok(false) => {}
-            Err(error) => {
-                tracing::warn!(timeline = %timeline.identity.timeline, layer = %layer.name, %error, "could not evict the layer");
-            }
+            Err(error) => outcome = Err(error),
         }
     }
+    outcome
 }
 
 impl Timeline {

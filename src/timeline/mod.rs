@@ -18,6 +18,7 @@ pub mod layer;
 pub mod layers;
 pub mod lsn_wait;
 pub mod read;
+mod repeat;
 pub mod sizes;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -18,8 +18,8 @@ pub mod merge;
 pub(in crate::timeline) mod tests;
 
 use super::layer::{Layer, LayerAccessError};
-use super::{LayerSet, ReadError, Timeline};
-use crate::io_abstraction::ClockExt as _;
+use super::{LayerSet, ReadError, Timeline, repeat};
+use crate::config::TenantConfig;
 use crate::layer::writer::FinishedLayer;
 use crate::layer::{LayerError, LayerName};
 use crate::remote::LayerMeta;
@@ -31,13 +31,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait after passes that failed.
-const BACKOFF_MAX: Duration = Duration::from_secs(600);
-/// Between two looks at whether it is on.
-const OFF: Duration = Duration::from_secs(3600);
 /// Image layers that are published together: each time the whole index goes up.
 const PUBLISH_TOGETHER: usize = 16;
 /// A part with a page that cannot be rebuilt is tried again after so many checkpoint distances: the page may be whole by then.
@@ -77,29 +72,8 @@ pub struct Progress {
 
 /// Compacts again and again until cancelled.
 pub async fn run(timeline: Arc<Timeline>, cancel: CancellationToken) {
-    let clock = timeline.shared.env.clock.clone();
-    let work = async {
-        let mut failures = 0;
-        loop {
-            let settings = timeline.settings();
-            let period = match settings.compaction_period {
-                Duration::ZERO => OFF,
-                period => period,
-            };
-            let wait = period.saturating_mul(2u32.saturating_pow(failures)).min(BACKOFF_MAX.max(period));
-            if clock.timeout(wait, timeline.attachment.other_settings(&settings)).await.is_ok() || settings.compaction_period.is_zero() {
-                continue;
-            }
-            match timeline.compact_now().await {
-                Ok(_) => failures = 0,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(timeline = %timeline.identity.timeline, %error, "compaction failed, will try again");
-                }
-            }
-        }
-    };
-    cancel.run_until_cancelled(work).await;
+    let period = |settings: &TenantConfig| repeat::unless_zero(settings.compaction_period);
+    repeat::run(timeline, cancel, "compaction", period, |timeline| async move { timeline.compact_now().await.map(|_| ()) }).await;
 }
 
 impl Timeline {

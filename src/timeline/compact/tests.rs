@@ -1,8 +1,8 @@
 //! Compaction on real files: nothing that can be read changes, also not on branches, after a restart, or for a reader in between.
 
 use super::*;
-use crate::io_abstraction::Env;
 use crate::io_abstraction::disk::{FileOps as _, OpenMode, read_file};
+use crate::io_abstraction::{ClockExt as _, Env};
 use crate::layer::{Batch, LayerKind, ValueKind};
 use crate::timeline::directory::{RelDir, encode_size};
 use crate::timeline::testing::{self, START, TENANT, TIMELINE};
@@ -11,6 +11,7 @@ use crate::types::{Fork, Generation, PAGE_SIZE, RelTag, TimelineId};
 use futures::FutureExt as _;
 use proptest::prelude::*;
 use std::path::Path;
+use std::time::Duration;
 
 /// In the directory of relations, with so many blocks.
 const LIVE: RelTag = RelTag { spc: 1663, db: 5, rel: 16384, fork: Fork::Main };

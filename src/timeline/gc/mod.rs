@@ -15,47 +15,20 @@ pub mod choose;
 mod tests;
 
 use super::commit_time::TimeKind;
-use super::{LayerSet, ReadError, Timeline};
-use crate::io_abstraction::ClockExt as _;
+use super::{LayerSet, ReadError, Timeline, repeat};
+use crate::config::TenantConfig;
 use crate::remote::AttachMode;
 use crate::types::timestamp::PgTimestamp;
 use crate::types::{Lsn, TimelineId};
 use choose::{Cutoffs, GcCounts};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Longest wait after passes that failed.
-const BACKOFF_MAX: Duration = Duration::from_secs(3600);
-/// Between two looks at whether it is on.
-const OFF: Duration = Duration::from_secs(3600);
 
 /// Collects again and again until cancelled.
 pub async fn run(timeline: Arc<Timeline>, cancel: CancellationToken) {
-    let clock = timeline.shared.env.clock.clone();
-    let work = async {
-        let mut failures = 0;
-        loop {
-            let settings = timeline.settings();
-            let period = match settings.gc_period {
-                Duration::ZERO => OFF,
-                period => period,
-            };
-            let wait = period.saturating_mul(2u32.saturating_pow(failures)).min(BACKOFF_MAX.max(period));
-            if clock.timeout(wait, timeline.attachment.other_settings(&settings)).await.is_ok() || settings.gc_period.is_zero() {
-                continue;
-            }
-            match timeline.gc_now(None).await {
-                Ok(_) => failures = 0,
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(timeline = %timeline.identity.timeline, %error, "garbage collection failed, will try again");
-                }
-            }
-        }
-    };
-    cancel.run_until_cancelled(work).await;
+    let period = |settings: &TenantConfig| repeat::unless_zero(settings.gc_period);
+    repeat::run(timeline, cancel, "garbage collection", period, |timeline| async move { timeline.gc_now(None).await.map(|_| ()) }).await;
 }
 
 impl Timeline {
