@@ -4,6 +4,7 @@ use super::*;
 use crate::io_abstraction::real;
 use crate::pg::version::PgVersion;
 use crate::pg::xlog::synthesize::{RecordBuilder, WalIdentity, WalWriter};
+use std::sync::Arc;
 
 const SEGMENT: u64 = 1 << 20;
 const START: Lsn = Lsn(3 * SEGMENT + 8192 + 1000);
@@ -348,4 +349,46 @@ async fn what_is_damaged_is_received_again() {
     assert_eq!(log.durable_lsn(), end, "nothing is given up that is whole");
     drop(log);
     assert_eq!(open(&env, dir.path(), START).durable_lsn(), *ends.last().unwrap());
+}
+
+/// A power loss takes sectors of what was not synced, here one below the first record that a restart reads, and leaves others: no
+/// checksum shows it. The stream then differs there, which is no other history.
+#[tokio::test]
+async fn what_a_power_loss_took_below_the_first_record_is_taken_from_the_stream() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let (from, bytes, ends) = wal(400);
+    let log = open(&env, dir.path(), START);
+    log.append(from, &bytes).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let (at, lost) = ends.iter().find_map(|end| (end.page_offset() > 4000).then(|| (*end, Lsn(end.page_start().0 + 1024)))).unwrap();
+    let path = dir.path().join("wal").join(segment_file_name(1, lost.segment_number(SEGMENT), SEGMENT));
+    let file = env.disk.open(&path, OpenMode::ReadWrite).unwrap();
+    file.write_at(lost.segment_offset(SEGMENT), &[0; 512]).unwrap();
+    let log = open(&env, dir.path(), at);
+    let end = *ends.last().unwrap();
+    assert_eq!(log.durable_lsn(), end);
+    log.append(at.page_start(), &bytes[(at.page_start().0 - from.0) as usize..]).unwrap();
+    log.sync().unwrap();
+    let mut page = vec![0; 8192];
+    assert_eq!(log.read(at.page_start(), &mut page).unwrap(), page.len());
+    assert_eq!(page, bytes[(at.page_start().0 - from.0) as usize..][..8192]);
+}
+
+/// Whole records below the first one that a restart reads are compared as all others: they may be where another history began.
+#[tokio::test]
+async fn another_history_is_seen_below_the_first_record_too() {
+    let (dir, env) = (tempfile::tempdir().unwrap(), env());
+    let (from, bytes, ends) = wal(400);
+    let log = open(&env, dir.path(), START);
+    log.append(from, &bytes).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    let two = ends.windows(2).find(|two| two[0].page_start() == two[1].page_start() && two[0].page_offset() > 4000).unwrap();
+    let (begins, at) = (two[0], two[1]);
+    let log = open(&env, dir.path(), at);
+    let mut other = bytes[(at.page_start().0 - from.0) as usize..].to_vec();
+    other[begins.page_offset() + 30] ^= 1;
+    let error = log.append(at.page_start(), &other).unwrap_err();
+    assert!(matches!(error, LogError::Differs { at, .. } if at == Lsn(begins.0 + 30)), "{error}");
 }

@@ -3,15 +3,18 @@
 //! Invariants
 //! - WL-1: an LSN is reported durable only after everything below it (down to the log's start) was synced.
 //! - WL-2: durable bytes are never changed, except those of a record that another history ended; bytes behind the durable end may
-//!   be overwritten.
+//!   be overwritten, and so may those below the first record whose checksum was seen when the log was opened.
 //! - WL-3: a file that failed to sync is never written again: a new one takes its place.
 //!
 //! Files are named by (TLI, segment number); the file `timelines` tells which TLI's file holds what. The log starts at the timeline's disk-consistent LSN and ends where
 //! valid records end; what follows the last whole record is asked for again.
 
+mod recover;
+#[cfg(test)]
+mod tests;
+
 use crate::io_abstraction::Env;
-use crate::io_abstraction::disk::{DiskFile, FileOps as _, OpenMode, TEMPORARY_SUFFIX, create_dir_durably, read_file, write_file_durably};
-use crate::pg::xlog::stream::StreamDecoder;
+use crate::io_abstraction::disk::{DiskFile, FileOps as _, OpenMode, TEMPORARY_SUFFIX, write_file_durably};
 use crate::remote::index::TliSwitch;
 use crate::timeline::PgTimeline;
 use crate::types::Lsn;
@@ -19,7 +22,6 @@ use crate::types::lsn::{WAL_PAGE_SIZE, parse_segment_file_name, segment_file_nam
 use parking_lot::Mutex;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokio::sync::Notify;
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,8 @@ struct OpenSegment {
 struct State {
     /// First LSN that can be read.
     start: Lsn,
+    /// Below it, down to the start, bytes are as a crash may have left them: no checksum covers them.
+    vouched: Lsn,
     /// End of what was written.
     written: Lsn,
     /// End of what is durable.
@@ -110,19 +114,8 @@ pub struct WalLog {
     cut: Notify,
 }
 
-/// Whether what is found is written again before it is synced. A process that ended after a failed sync leaves pages that the
-/// system shows and counts as clean, but that are not on the disk: another sync alone would succeed and change nothing (WL-3).
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rewrite {
-    Yes,
-    No,
-}
-
 /// Name of the file with the TLI and its history: newer than the index in remote storage, and needed to find the newest WAL.
 const TIMELINES: &str = "timelines";
-/// What is read at a time at the start, for each timeline that is opened: most logs end soon.
-const RECOVER_BYTES: usize = 128 << 10;
-
 /// What to open a log with.
 pub struct LogStart {
     /// The node's data directory.
@@ -139,78 +132,6 @@ pub struct LogStart {
 }
 
 impl WalLog {
-    /// Opens or creates the log and finds its end: the end of the last whole record. Blocks.
-    pub fn open(env: &Env, start: LogStart) -> Result<Arc<WalLog>, LogError> {
-        let failed = |error| LogError::Io { path: start.directory.clone(), error };
-        create_dir_durably(&*env.disk, &start.root, &start.directory).map_err(failed)?;
-        let pg_timeline = newest_pg_timeline(env, &start).map_err(failed)?;
-        let log = WalLog {
-            env: env.clone(),
-            directory: start.directory.clone(),
-            segment_size: start.segment_size,
-            reserve: start.reserve,
-            cap: start.cap,
-            state: Mutex::new(State {
-                start: start.from.page_start(),
-                written: start.from.page_start(),
-                durable: start.from.page_start(),
-                pg_timeline,
-                current: None,
-                dirty: Vec::new(),
-                names_changed: false,
-                failed: false,
-                full: false,
-                cuts: 0,
-            }),
-            syncing: Mutex::new(()),
-            grown: Notify::new(),
-            cut: Notify::new(),
-        };
-        let end = log.recover(start.from, Lsn::MAX, Rewrite::Yes).map_err(failed)?;
-        {
-            let mut state = log.state.lock();
-            // Without a whole record behind `from` its page is asked for again from its first byte.
-            let end = if end > start.from { end } else { start.from.page_start() };
-            (state.written, state.durable) = (end, end);
-        }
-        Ok(Arc::new(log))
-    }
-
-    /// Follows records from `from` to the last whole one below `until`, makes them durable, and gives its end.
-    fn recover(&self, from: Lsn, until: Lsn, rewrite: Rewrite) -> io::Result<Lsn> {
-        let Ok(mut decoder) = StreamDecoder::new(from, None, self.segment_size) else { return Ok(from) };
-        let mut at = from.page_start();
-        let mut buffer = vec![0; RECOVER_BYTES];
-        let mut touched: Vec<DiskFile> = Vec::new();
-        'files: loop {
-            let (tli, number) = (self.part(at).0, at.segment_number(self.segment_size));
-            let Some(file) = self.open_existing(tli, number)? else { break };
-            touched.push(file.clone());
-            while (self.part(at).0, at.segment_number(self.segment_size)) == (tli, number) {
-                let left = self.part(at).1.min(buffer.len()).min(usize::try_from(until.distance_from(at)).unwrap_or(usize::MAX));
-                let read = file.read_at(at.segment_offset(self.segment_size), &mut buffer[..left])?;
-                // Feeding starts at the page, so that its header is checked too.
-                if read == 0 || decoder.feed(at, &buffer[..read]).is_err() {
-                    break 'files;
-                }
-                if rewrite == Rewrite::Yes && !crate::planted!(self.env, "cached-wal-trusted") {
-                    file.write_at(at.segment_offset(self.segment_size), &buffer[..read])?;
-                }
-                loop {
-                    match decoder.next() {
-                        Ok(Some(_)) => {}
-                        Ok(None) => break,
-                        Err(_) => break 'files,
-                    }
-                }
-                at = Lsn(at.0 + read as u64);
-            }
-        }
-        touched.iter().try_for_each(|file| file.sync_data())?;
-        self.env.disk.sync_dir(&self.directory)?;
-        Ok(decoder.last_end().max(from))
-    }
-
     fn open_existing(&self, tli: u32, number: u64) -> io::Result<Option<DiskFile>> {
         match self.env.disk.open(&self.path(tli, number), OpenMode::ReadWrite) {
             Ok(file) => Ok(Some(file)),
@@ -311,7 +232,8 @@ impl WalLog {
         Ok(())
     }
 
-    /// WL-2, and histories never mix: what came again must be what came before.
+    /// WL-2, and histories never mix: what came again must be what came before. What nothing vouches for is not compared, but
+    /// written again.
     fn compare(&self, state: &mut State, lsn: Lsn, bytes: &[u8]) -> Result<(), LogError> {
         // Below the log's start there is nothing to compare with.
         let skip = usize::try_from(state.start.0.saturating_sub(lsn.0)).unwrap_or(usize::MAX).min(bytes.len());
@@ -324,6 +246,12 @@ impl WalLog {
             let mut have = vec![0; len];
             if let Some(file) = file {
                 file.read_at(offset, &mut have).map_err(|e| self.io_error(e))?;
+            }
+            if have[..] != bytes[..len] && at < state.vouched {
+                let unchecked = usize::try_from(state.vouched.distance_from(at)).unwrap_or(usize::MAX).min(len);
+                let file = self.segment_for_writing(state, at)?;
+                file.write_at(offset, &bytes[..unchecked]).map_err(|e| self.io_error(e))?;
+                have[..unchecked].copy_from_slice(&bytes[..unchecked]);
             }
             if let Some(different) = have.iter().zip(bytes).position(|(a, b)| a != b) {
                 let (at, ours) = (Lsn(at.0 + different as u64), state.written);
@@ -467,11 +395,6 @@ impl WalLog {
         }
     }
 
-    /// End of the last whole record that was received. `from` is the end of one. Blocks.
-    pub fn last_whole_record(&self, from: Lsn) -> Result<Lsn, LogError> {
-        self.recover(from, self.written_lsn(), Rewrite::No).map_err(|e| self.io_error(e))
-    }
-
     /// Another history begins at `end`, with no whole record of ours behind it: what was received of the next one is given up.
     /// A record that never became whole was never acknowledged to mean anything, so this is no change of what is durable.
     pub fn give_up_tail(&self, end: Lsn) {
@@ -552,20 +475,6 @@ fn part_of(pg_timeline: &PgTimeline, lsn: Lsn, segment_size: u64) -> (u32, usize
     (tli, usize::try_from(room).unwrap_or(usize::MAX))
 }
 
-/// What the log says of PostgreSQL's timeline, if it followed a switch that the index does not know yet.
-fn newest_pg_timeline(env: &Env, start: &LogStart) -> io::Result<PgTimeline> {
-    let stored = match read_file(&*env.disk, &start.directory.join(TIMELINES)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(start.pg_timeline.clone()),
-        other => {
-            let damaged =
-                |e: serde_json::Error| io::Error::new(io::ErrorKind::InvalidData, format!("the file {TIMELINES} is damaged: {e}"));
-            serde_json::from_slice::<PgTimeline>(&other?).map_err(damaged)?
-        }
-    };
-    let newer = stored.history.len() > start.pg_timeline.history.len();
-    Ok(if newer { stored } else { start.pg_timeline.clone() })
-}
-
 impl crate::export::WalSource for WalLog {
     fn start_lsn(&self) -> Lsn {
         self.state.lock().start
@@ -575,7 +484,3 @@ impl crate::export::WalSource for WalLog {
         self.read(lsn, buffer).map_err(io::Error::other)
     }
 }
-
-#[cfg(test)]
-#[path = "log_tests.rs"]
-mod tests;
