@@ -1,6 +1,6 @@
 //! One tenant's attachment to this node: generation, mode, settings. All timelines of the tenant share it.
 
-use super::client::RemoteClient;
+use super::client::{RemoteClient, RemoteError};
 use super::validation::Validation;
 use crate::config::TenantConfig;
 use crate::types::{Generation, TenantId};
@@ -81,6 +81,19 @@ impl Attachment {
 
     pub fn is_gc_held(&self) -> bool {
         self.gc_held.load(Ordering::Relaxed)
+    }
+
+    /// Whether no newer generation is attached anywhere. Asked after a write, it tells that whoever attaches next finds what was
+    /// written (RM-7).
+    pub async fn is_newest(&self) -> Result<bool, RemoteError> {
+        let mut tried_before = false;
+        loop {
+            match self.remote.attachments(self.tenant).await {
+                Ok(generations) => return Ok(generations.last() == Some(&self.generation())),
+                Err(error) if tried_before => return Err(error),
+                Err(_) => tried_before = true,
+            }
+        }
     }
 
     /// Completes when the settings are others than `known`.

@@ -5,6 +5,9 @@
 //!   nodes one has the generation, and whoever reads an index has told the node before of it.
 //! - RM-6: an object is deleted, and an LSN is told as remotely consistent, only after a look at the manifests that is later than
 //!   the index it follows from, and that found no newer generation.
+//! - RM-7: a change is confirmed (a creation, a deletion, settings) only after a look at the manifests that is later than the
+//!   write it consists of, and that found no newer generation; an attachment reads what its predecessor wrote after its own
+//!   manifest is stored. So what was confirmed is never lost to a node that took the tenant over meanwhile.
 
 use super::client::{RemoteClient, RemoteError};
 use super::path;
@@ -17,6 +20,8 @@ use serde_json::{Map, Value};
 
 /// Version of the content. Readers accept fields they do not know.
 pub const MANIFEST_VERSION: u32 = 1;
+/// Looks at the list of manifests until the newest of them is still there when it is read.
+const LIST_TRIES: u32 = 5;
 /// Tries to store a manifest whose outcome was not learnt.
 const CLAIM_TRIES: u32 = 10;
 
@@ -33,6 +38,18 @@ pub struct Manifest {
     /// The tenant is being deleted; whoever attaches it goes on with that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleting: bool,
+    /// The attachment before, until something is changed. While its manifest is there, the claim was perhaps cut off before it was
+    /// read for the last time, and what it says counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
+}
+
+/// An earlier attachment whose manifest may have been changed while a later one began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    pub generation: Generation,
+    /// Its settings count too, not only the mark of its deletion: the later attachment was given none.
+    pub settings: bool,
 }
 
 /// The stored manifest of an attachment; what the next one takes the place of.
@@ -61,18 +78,55 @@ impl RemoteClient {
 
     /// The manifest of the newest generation; `None`: remote storage does not know the tenant.
     pub async fn newest_manifest(&self, tenant: TenantId) -> Result<Option<(Generation, Manifest)>, RemoteError> {
-        let Some(generation) = self.attachments(tenant).await?.pop() else { return Ok(None) };
+        for _ in 0..LIST_TRIES {
+            match self.newest_among(tenant, &self.attachments(tenant).await?).await {
+                // It was removed since: there is a newer one.
+                Err(error) if error.is_not_found() => {}
+                other => return other,
+            }
+        }
+        Err(RemoteError::NotFound { path: path::tenant(tenant).to_string() })
+    }
+
+    /// The manifest of the newest of these generations, which are those that are there, with what it has to take over.
+    pub async fn newest_among(&self, tenant: TenantId, present: &[Generation]) -> Result<Option<(Generation, Manifest)>, RemoteError> {
+        let Some(&newest) = present.last() else { return Ok(None) };
+        let mut manifest = self.manifest(tenant, newest).await?;
+        let (mut at, mut next) = (newest, manifest.follows);
+        // Each is older than the one before, whatever the objects say.
+        while let Some(follows) = next.filter(|follows| follows.generation < at && present.contains(&follows.generation)) {
+            let before = match self.manifest(tenant, follows.generation).await {
+                // Its successor has read it, and is removing it.
+                Err(error) if error.is_not_found() => break,
+                other => other?,
+            };
+            manifest.deleting |= before.deleting;
+            if follows.settings {
+                manifest.settings = before.settings;
+            }
+            at = follows.generation;
+            next = before.follows.map(|further| Follows { settings: follows.settings && further.settings, ..further });
+        }
+        Ok(Some((newest, manifest)))
+    }
+
+    async fn manifest(&self, tenant: TenantId, generation: Generation) -> Result<Manifest, RemoteError> {
         let path = path::manifest(tenant, generation);
         let bytes = self.get(&path).await?;
-        let manifest = serde_json::from_slice(&bytes).map_err(|error| RemoteError::Manifest { path: path.to_string(), error })?;
-        Ok(Some((generation, manifest)))
+        serde_json::from_slice(&bytes).map_err(|error| RemoteError::Manifest { path: path.to_string(), error })
     }
 
     /// Attaches the tenant in this client's generation, which nobody has yet.
-    pub async fn claim(&self, tenant: TenantId, settings: Map<String, Value>, deleting: bool) -> Result<StoredManifest, ClaimError> {
+    pub async fn claim(
+        &self,
+        tenant: TenantId,
+        settings: Map<String, Value>,
+        deleting: bool,
+        follows: Option<Follows>,
+    ) -> Result<StoredManifest, ClaimError> {
         let mut random = self.env.rng.stream(&format!("claim {tenant} {}", self.generation().0));
         let claim = format!("{:016x}{:016x}", rng::below(&mut random, u64::MAX), rng::below(&mut random, u64::MAX));
-        let content = Manifest { version: MANIFEST_VERSION, tenant_id: tenant, claim, settings, deleting };
+        let content = Manifest { version: MANIFEST_VERSION, tenant_id: tenant, claim, settings, deleting, follows };
         let (path, taken) = (path::manifest(tenant, self.generation()), ClaimError::Taken { tenant, generation: self.generation() });
         let mut attempt = 0;
         loop {
@@ -95,6 +149,7 @@ impl RemoteClient {
 
     /// Changes the manifest of this generation. An error leaves it unknown which of the two is stored.
     pub async fn put_manifest(&self, stored: &mut StoredManifest, content: Manifest) -> Result<(), RemoteError> {
+        let content = Manifest { follows: None, ..content };
         let path = path::manifest(content.tenant_id, self.generation());
         let mode = match stored.mode.take() {
             Some(mode) => mode,

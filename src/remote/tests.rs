@@ -153,14 +153,14 @@ async fn validated(newer: bool) -> (bool, u64) {
     let remote = RemoteClient::new(&env, Generation(1));
     let object = path::layer(tenant, TimelineId([2; 16]), &layer(), Generation(1));
     remote.put(&object, "x".into()).await.unwrap();
-    remote.claim(tenant, Default::default(), false).await.unwrap();
+    remote.claim(tenant, Default::default(), false, None).await.unwrap();
     let validation = Validation::new(&env, remote.clone(), Arc::new(StoreAuthority(remote.clone())));
     let attachment = Attachment::new(tenant, remote.clone(), validation.clone(), AttachMode::Single, Default::default());
     let visible = Arc::new(std::sync::atomic::AtomicU64::new(0));
     validation.delete(&attachment, [object.clone()]);
     validation.advance(&attachment, &visible, Lsn(64));
     if newer {
-        remote.in_generation(Generation(2)).claim(tenant, Default::default(), false).await.unwrap();
+        remote.in_generation(Generation(2)).claim(tenant, Default::default(), false, None).await.unwrap();
     }
     let scope = crate::io_abstraction::Scope::new(&env.tasks);
     scope.spawn("validate", |cancel| validation.clone().run(cancel));
@@ -184,9 +184,9 @@ async fn a_superseded_generation_deletes_nothing_and_tells_no_lsn() {
 async fn of_two_nodes_one_has_a_generation() {
     let env = real::env(Arc::new(InMemory::new())).unwrap();
     let (tenant, remote) = (TenantId([1; 16]), RemoteClient::new(&env, Generation(7)));
-    let mut stored = remote.claim(tenant, Default::default(), false).await.unwrap();
+    let mut stored = remote.claim(tenant, Default::default(), false, None).await.unwrap();
     let other = real::env(env.store.clone()).unwrap();
-    let second = RemoteClient::new(&other, Generation(7)).claim(tenant, Default::default(), false).await;
+    let second = RemoteClient::new(&other, Generation(7)).claim(tenant, Default::default(), false, None).await;
     assert!(matches!(second, Err(manifest::ClaimError::Taken { generation: Generation(7), .. })));
     let changed = Manifest { deleting: true, ..stored.content.clone() };
     remote.put_manifest(&mut stored, changed.clone()).await.unwrap();
@@ -195,4 +195,34 @@ async fn of_two_nodes_one_has_a_generation() {
     remote.delete(&path::manifest(tenant, Generation(7))).await.unwrap();
     assert!(remote.put_manifest(&mut stored, changed).await.is_err());
     assert_eq!(remote.newest_manifest(tenant).await.unwrap(), None);
+}
+
+/// Of an attachment that was cut off before it read its predecessor's manifest again, the next one takes what that says.
+#[tokio::test]
+async fn what_was_changed_while_a_claim_was_under_way_counts() {
+    let env = real::env(Arc::new(InMemory::new())).unwrap();
+    let tenant = TenantId([1; 16]);
+    let remote = |generation| RemoteClient::new(&env, Generation(generation));
+    let settings = |n: u64| serde_json::Map::from_iter([("gc_horizon".to_string(), n.into())]);
+    let newest = || async { remote(9).newest_manifest(tenant).await.unwrap().map(|(g, m)| (g.0, m.settings, m.deleting)) };
+    let mut first = remote(1).claim(tenant, settings(1), false, None).await.unwrap();
+    let follows = |generation, settings| Some(manifest::Follows { generation: Generation(generation), settings });
+    let mut second = remote(2).claim(tenant, settings(1), false, follows(1, true)).await.unwrap();
+    let changed = Manifest { settings: settings(7), ..first.content.clone() };
+    remote(1).put_manifest(&mut first, changed.clone()).await.unwrap();
+    assert_eq!(newest().await, Some((2, settings(7), false)));
+    // Settings that were given to an attachment stand; a deletion is one all the same.
+    remote(3).claim(tenant, settings(3), false, follows(2, false)).await.unwrap();
+    assert_eq!(newest().await, Some((3, settings(3), false)));
+    remote(1).put_manifest(&mut first, Manifest { deleting: true, ..changed }).await.unwrap();
+    assert_eq!(newest().await, Some((3, settings(3), true)));
+    // A change of its own counts alone, and so does what nothing is left of before.
+    let changed = Manifest { settings: settings(5), ..second.content.clone() };
+    remote(2).put_manifest(&mut second, changed).await.unwrap();
+    assert_eq!(newest().await, Some((3, settings(3), false)));
+    remote(2).delete(&path::manifest(tenant, Generation(2))).await.unwrap();
+    assert_eq!(newest().await, Some((3, settings(3), false)));
+    // A damaged object that follows itself ends nothing.
+    remote(4).claim(tenant, settings(4), false, follows(4, true)).await.unwrap();
+    assert_eq!(newest().await, Some((4, settings(4), false)));
 }

@@ -11,8 +11,8 @@ use super::state::{Tenant, TenantState, TimelineHandle};
 use crate::config::{ConfigError, TenantOverrides};
 use crate::io_abstraction::disk::TEMPORARY_SUFFIX;
 use crate::layer::LayerName;
-use crate::remote::manifest::ClaimError;
-use crate::remote::{AttachMode, Attachment, IndexPart, RemoteError, path};
+use crate::remote::manifest::{ClaimError, Follows};
+use crate::remote::{AttachMode, Attachment, IndexPart, Manifest, RemoteError, path};
 use crate::timeline::{Ancestor, Timeline};
 use crate::types::{Generation, TenantId, TimelineId};
 use crate::wal::log::LogError;
@@ -111,10 +111,14 @@ impl Registry {
         let failed = |error| LoadError::Local { directory: directory.display().to_string(), error };
         let disk = &*self.shared.env.disk;
         let local = local_tenants(disk, &self.shared.config).map_err(failed)?;
-        // A tenant's manifest is stored before anything of it is on the disk. More likely somebody named the wrong storage, and
+        // A tenant's manifest is stored before any of its data is on the disk. More likely somebody named the wrong storage, and
         // what is here may be the only copy of WAL that was acknowledged.
-        if known.is_empty() && !local.is_empty() {
-            return Err(LoadError::WrongStorage { directory: directory.display().to_string(), local: local.len() });
+        if known.is_empty() {
+            let holds = |id: &&TenantId| TenantDirectory::of(&self.shared.config, **id).has_timelines(disk).unwrap_or(true);
+            let local = local.iter().filter(holds).count();
+            if local > 0 {
+                return Err(LoadError::WrongStorage { directory: directory.display().to_string(), local });
+            }
         }
         let mut loading = Vec::new();
         for id in &local {
@@ -235,20 +239,37 @@ impl Registry {
                 .max(least.unwrap_or(Generation::FIRST)),
         };
         let node = &self.shared.config.tenant;
-        let overrides = match (&attach.settings, before) {
+        let mut overrides = match (&attach.settings, before) {
             (Some(settings), _) => settings.clone(),
             (None, Some((_, manifest))) => TenantOverrides::parse(manifest.settings, node)?,
             (None, None) => TenantOverrides::default(),
         };
         let remote = self.shared.remote.in_generation(generation);
-        let stored = remote.claim(id, overrides.as_map().clone(), deleting).await?;
+        let keeps = attach.settings.is_none();
+        let follows = newest.filter(|newest| *newest < generation).map(|generation| Follows { generation, settings: keeps });
+        let mut stored = remote.claim(id, overrides.as_map().clone(), deleting, follows).await?;
+        // From here on the node before confirms nothing any more; what it confirmed since the first look is read now (RM-7).
+        let older: Vec<Generation> = remote.attachments(id).await?.into_iter().filter(|other| *other < generation).collect();
+        let last = match remote.newest_among(id, &older).await {
+            // A newer attachment than this one is removing it.
+            Err(error) if error.is_not_found() => None,
+            other => other?,
+        };
+        if let Some((_, last)) = last {
+            let settings = if keeps { last.settings } else { stored.content.settings.clone() };
+            if (last.deleting, &settings) != (deleting, &stored.content.settings) {
+                self.shared.env.probe.mark("claim-corrected");
+                overrides = TenantOverrides::parse(settings.clone(), node)?;
+                let content = Manifest { settings, deleting: last.deleting, ..stored.content.clone() };
+                remote.put_manifest(&mut stored, content).await?;
+            }
+        }
         let validation = self.shared.validation.clone();
         let attachment = Attachment::new(id, remote, validation, attach.mode, overrides.over(node));
         *tenant.manifest.lock().await = Some(stored);
         tenant.set_overrides(overrides);
         tenant.set_attachment(attachment.clone());
-        let older = self.shared.remote.attachments(id).await?.into_iter().filter(|other| *other < generation);
-        attachment.validation.delete(&attachment, older.map(|other| path::manifest(id, other)));
+        attachment.validation.delete(&attachment, older.into_iter().map(|other| path::manifest(id, other)));
         Ok(())
     }
 
@@ -437,10 +458,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let env = testing::memory_env();
         let local = directory.path().join("tenants").join(TENANT.to_string());
-        env.disk.create_dir_all(&local).unwrap();
+        env.disk.create_dir_all(&local.join("timelines").join(TIMELINE.to_string())).unwrap();
         let registry = Registry::new(testing::shared(&env, directory.path(), |_| {}));
         assert!(matches!(registry.load_all(false).await, Err(LoadError::WrongStorage { local: 1, .. })));
         assert!(env.disk.list(&local).is_ok());
+    }
+
+    /// The directory of a tenant comes before its manifest, which a crash may prevent: the node has to start all the same.
+    #[tokio::test]
+    async fn a_creation_that_was_cut_off_before_its_manifest_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let env = testing::memory_env();
+        let registry = Registry::new(testing::shared(&env, directory.path(), |_| {}));
+        let home = TenantDirectory::of(&registry.shared.config, TENANT);
+        home.store(&*env.disk, Location::ATTACHED).unwrap();
+        assert!(registry.load_all(false).await.unwrap().is_empty());
+        assert_eq!(home.look(&*env.disk).unwrap(), Found::Nothing);
+        registry.create_tenant(TENANT, TenantOverrides::default()).await.unwrap();
     }
 
     #[tokio::test]

@@ -107,13 +107,23 @@ impl Registry {
             Claim::Exists(handle) => return same_parameters(handle, spec),
             Claim::Unusable(error) => return Err(error.into()),
         };
-        let make = self.make_timeline(&tenant, attachment, spec);
+        let make = async {
+            // Before, so that a node that lost the tenant long ago leaves nothing; and after, for then it is confirmed (RM-7).
+            self.check_newest(attachment).await?;
+            let timeline = self.make_timeline(&tenant, attachment, spec).await?;
+            self.check_newest(attachment).await.map(|()| timeline)
+        };
         let timeline = cancel.run_until_cancelled(make).await.ok_or(CreateError::Stopping)??;
         // From here on there are tasks, which a stop has to find: this is not cut off.
         let handle = self.start_timeline(timeline).await?;
         claim.finish(handle.clone());
         self.shared.env.probe.event("timeline-created", &|| format!("tenant={} timeline={}", tenant.id, spec.timeline));
         Ok(handle)
+    }
+
+    async fn check_newest(&self, attachment: &Attachment) -> Result<(), CreateError> {
+        let holds = crate::planted!(self.shared.env, "creation-unconfirmed") || attachment.is_newest().await?;
+        if holds { Ok(()) } else { Err(CreateError::Stale(attachment.tenant)) }
     }
 
     /// Makes it exist, without tasks. Cut off, it leaves what a repeated request or the next start finds.

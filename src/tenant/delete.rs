@@ -13,7 +13,7 @@ use super::error::{ChangeError, LookupError};
 use super::location::TenantDirectory;
 use super::registry::{Registry, Slot};
 use super::state::{Deletion, Tenant, TenantState, TimelineHandle};
-use crate::remote::{Attachment, Manifest, RemoteError, StoredIndex, path};
+use crate::remote::{Attachment, Manifest, StoredIndex, path};
 use crate::timeline::Timeline;
 use crate::types::timestamp::PgTimestamp;
 use crate::types::{TenantId, TimelineId};
@@ -52,7 +52,7 @@ impl Registry {
     }
 
     async fn mark_timeline(&self, attachment: &Arc<Attachment>, timeline: &Timeline) -> Result<(), ChangeError> {
-        self.check_newest(attachment).await?;
+        check_newest(attachment).await?;
         let mut index = timeline.index();
         index.deleted_at = Some(PgTimestamp(self.shared.env.clock.wall().postgres_micros()).to_string());
         let mut stored = StoredIndex::unknown(attachment.tenant, timeline.identity.timeline);
@@ -63,15 +63,8 @@ impl Registry {
                 return Err(error.into());
             }
         }
-        Ok(())
-    }
-
-    /// A node that was superseded must not take away what its successor has.
-    async fn check_newest(&self, attachment: &Attachment) -> Result<(), ChangeError> {
-        match attachment.remote.attachments(attachment.tenant).await?.last() {
-            Some(newest) if *newest == attachment.generation() => Ok(()),
-            _ => Err(ChangeError::Superseded(attachment.tenant)),
-        }
+        // Its successor may have looked before the mark came.
+        check_newest(attachment).await
     }
 
     /// Deletes a timeline whose mark is stored, in the background.
@@ -86,7 +79,9 @@ impl Registry {
             let what = format!("timeline {}/{id}", owned.id);
             let prefix = path::timeline(owned.id, id);
             let mark = path::index(owned.id, id, attachment.generation());
-            if registry.remove_files(&what, directory, &cancel).await && registry.remove_objects(&what, &prefix, &mark, &cancel).await {
+            let removed = registry.remove_files(&what, directory, &cancel).await
+                && registry.remove_objects(&what, &attachment, (&prefix, &mark), &cancel).await;
+            if removed {
                 let deleted = owned.timelines.lock().deleting.remove(&id);
                 if let Some(ancestor) = deleted.and_then(|deletion| deletion.handle.as_ref()?.timeline.ancestor.clone()) {
                     ancestor.timeline.unpin(id);
@@ -134,12 +129,12 @@ impl Registry {
         attachment: &Attachment,
         stored: &mut Option<crate::remote::manifest::StoredManifest>,
     ) -> Result<(), ChangeError> {
-        self.check_newest(attachment).await?;
+        check_newest(attachment).await?;
         let stored = stored.as_mut().expect("an attached tenant has its manifest");
         let mut attempt = 0;
         loop {
             let content = Manifest { deleting: true, ..stored.content.clone() };
-            let Err(error) = attachment.remote.put_manifest(stored, content).await else { return Ok(()) };
+            let Err(error) = attachment.remote.put_manifest(stored, content).await else { return check_newest(attachment).await };
             attempt += 1;
             if attempt >= MARK_TRIES {
                 return Err(error.into());
@@ -150,12 +145,14 @@ impl Registry {
     /// Deletes a tenant whose mark is stored, in the background.
     pub(super) fn go_on_deleting(self: &Arc<Registry>, tenant: &Arc<Tenant>, attachment: &Arc<Attachment>) {
         tenant.set_state(TenantState::Stopping);
-        let (registry, owned, generation) = (self.clone(), tenant.clone(), attachment.generation());
+        let (registry, owned, attachment) = (self.clone(), tenant.clone(), attachment.clone());
         tenant.scope.spawn("delete-tenant", |cancel| async move {
             let what = format!("tenant {}", owned.id);
-            let (prefix, mark) = (path::tenant(owned.id), path::manifest(owned.id, generation));
+            let (prefix, mark) = (path::tenant(owned.id), path::manifest(owned.id, attachment.generation()));
             let home = TenantDirectory::of(&registry.shared.config, owned.id);
-            if registry.remove_objects(&what, &prefix, &mark, &cancel).await && registry.remove_files(&what, home.path, &cancel).await {
+            let removed = registry.remove_objects(&what, &attachment, (&prefix, &mark), &cancel).await
+                && registry.remove_files(&what, home.path, &cancel).await;
+            if removed {
                 registry.shared.validation.forget(owned.id);
                 registry.shared.env.probe.event("tenant-deleted", &|| format!("tenant={}", owned.id));
                 registry.vacate(owned.id).await;
@@ -163,14 +160,24 @@ impl Registry {
         });
     }
 
-    /// Deletes every object below a prefix, and that with the mark last. False: it was cut off.
-    async fn remove_objects(&self, what: &str, prefix: &ObjectPath, mark: &ObjectPath, cancel: &CancellationToken) -> bool {
+    /// Deletes every object below a prefix, and that with the mark last. False: it was cut off, or is another node's now.
+    pub(super) async fn remove_objects(
+        &self,
+        what: &str,
+        attachment: &Attachment,
+        (prefix, mark): (&ObjectPath, &ObjectPath),
+        cancel: &CancellationToken,
+    ) -> bool {
         let mut jitter = self.shared.env.rng.stream(&format!("delete-backoff {prefix}"));
         let mut attempt = 0;
         loop {
-            let error = match cancel.run_until_cancelled(self.remove_objects_once(prefix, mark)).await {
+            let error = match cancel.run_until_cancelled(self.remove_objects_once(attachment, prefix, mark)).await {
                 None => return false,
                 Some(Ok(())) => return true,
+                Some(Err(ChangeError::Superseded(_))) => {
+                    tracing::warn!(what, "another node has the tenant in a newer generation, and goes on with the deletion");
+                    return false;
+                }
                 Some(Err(error)) => error,
             };
             attempt += 1;
@@ -183,17 +190,19 @@ impl Registry {
         }
     }
 
-    async fn remove_objects_once(&self, prefix: &ObjectPath, mark: &ObjectPath) -> Result<(), RemoteError> {
+    async fn remove_objects_once(&self, attachment: &Attachment, prefix: &ObjectPath, mark: &ObjectPath) -> Result<(), ChangeError> {
         let remote = &self.shared.remote;
         if crate::planted!(self.shared.env, "deletion-mark-first") {
             remote.delete(mark).await?;
         }
         let mut objects = remote.list_objects(prefix).await?;
         objects.retain(|object| object != mark);
+        // What was listed before this look no newer generation wrote: the same timeline, created again elsewhere, is not meant.
+        check_newest(attachment).await?;
         for some in objects.chunks(DELETE_TOGETHER) {
             remote.delete_many(some).await?;
         }
-        remote.delete(mark).await
+        Ok(remote.delete(mark).await?)
     }
 
     /// Removes a directory. False: it was cut off.
@@ -211,6 +220,11 @@ impl Registry {
             }
         }
     }
+}
+
+/// A node that was superseded must not take away what its successor has.
+pub(super) async fn check_newest(attachment: &Attachment) -> Result<(), ChangeError> {
+    if attachment.is_newest().await? { Ok(()) } else { Err(ChangeError::Superseded(attachment.tenant)) }
 }
 
 /// Takes a timeline out of service for its deletion.

@@ -55,6 +55,14 @@ impl TenantDirectory {
         self.path.join("timelines")
     }
 
+    /// Whether anything of the tenant's data is here: not after a creation or an attachment that was cut off before its manifest.
+    pub fn has_timelines(&self, disk: &dyn Disk) -> io::Result<bool> {
+        match disk.list(&self.timelines()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => Ok(!other?.is_empty()),
+        }
+    }
+
     pub fn look(&self, disk: &dyn Disk) -> io::Result<Found> {
         match disk.list(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),

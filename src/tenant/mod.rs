@@ -11,6 +11,8 @@ pub mod registry;
 pub mod settings;
 pub mod size;
 pub mod state;
+#[cfg(test)]
+mod takeover_tests;
 mod template;
 
 pub use create::{CreateSpec, Origin};

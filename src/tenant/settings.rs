@@ -1,5 +1,6 @@
 //! Changing the settings of a tenant while it runs.
 
+use super::delete::check_newest;
 use super::error::ChangeError;
 use super::registry::Registry;
 use super::state::Tenant;
@@ -14,7 +15,9 @@ impl Registry {
         let mut stored = tenant.manifest.lock().await;
         let stored = stored.as_mut().expect("an active tenant has its manifest");
         let content = Manifest { settings: overrides.as_map().clone(), ..stored.content.clone() };
+        check_newest(attachment).await?;
         attachment.remote.put_manifest(stored, content).await?;
+        check_newest(attachment).await?;
         attachment.set_settings(overrides.over(&self.shared.config.tenant));
         tenant.set_overrides(overrides);
         self.shared.env.probe.event("tenant-settings", &|| format!("tenant={}", tenant.id));

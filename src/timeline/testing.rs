@@ -39,7 +39,7 @@ pub fn shared(env: &Env, directory: &Path, change: impl FnOnce(&mut Config)) -> 
 
 /// Has waiting deletions done, as a node does that attached the tenant.
 pub async fn validate(shared: &Shared) {
-    shared.remote.claim(TENANT, serde_json::Map::new(), false).await.unwrap();
+    shared.remote.claim(TENANT, serde_json::Map::new(), false, None).await.unwrap();
     let scope = crate::io_abstraction::Scope::new(&shared.env.tasks);
     scope.spawn("validate", |cancel| shared.validation.clone().run(cancel));
     shared.validation.flushed().await;

@@ -22,7 +22,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 30] = [
+const BUGS: [Bug; 32] = [
     bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
     bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
@@ -57,6 +57,8 @@ const BUGS: [Bug; 30] = [
     bug("gc-unseen", "sched", "gc", "a read does not look whether its history went away while it collected"),
     bug("no-sweep", "sched", "life_cycle", "objects that nobody names stay when the tenant is attached again"),
     bug("deletion-mark-first", "sched", "life_cycle", "a deletion begins with the object that says that there is one"),
+    bug("deletes-unvalidated", "sched", "two_nodes", "a node that lost the tenant to another goes on to delete what it does not need"),
+    bug("creation-unconfirmed", "sched", "two_nodes", "a branch counts as made though another node may have the tenant by now"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 

@@ -139,6 +139,8 @@ pub enum TenantOp {
     Settings,
     /// A branch without branches is deleted.
     DeleteBranch,
+    /// Attached on the other node, and only later detached where it was: until then that node believes that it has the tenant.
+    Move,
 }
 
 const TENANT_OPS: [TenantOp; 4] = [TenantOp::Detach, TenantOp::Ignore, TenantOp::Settings, TenantOp::DeleteBranch];
@@ -327,6 +329,11 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// The tenant moves: there are two nodes.
+    pub fn moves(&self) -> bool {
+        self.ops.iter().any(|op| matches!(op.kind, OpKind::Tenant { what: TenantOp::Move, .. }))
+    }
+
     /// Reads a plan file's text. `path` is for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Plan, PlanError> {
         let json = |error| PlanError::Json { path: path.to_path_buf(), error };

@@ -84,6 +84,8 @@ pub struct Workload {
     pub branch_repeats: Between,
     /// Times that the tenant is detached, ignored, given other settings, or loses a branch.
     pub tenant_ops: Between,
+    /// Times that it moves to another node. There is one only where it may move.
+    pub moves: Between,
     /// Crowds of clients that connect at once, ask, and go without a word.
     pub storm_every_ms: Between,
     /// 0: there are none.
@@ -110,6 +112,7 @@ impl Default for Workload {
             branch_every_ms: range(200, 2_000),
             branch_repeats: range(1, 4),
             tenant_ops: range(0, 0),
+            moves: range(0, 0),
             storm_every_ms: range(1_000, 4_000),
             storm_clients: range(0, 0),
             burst_chance: 0,

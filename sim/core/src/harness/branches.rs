@@ -10,7 +10,7 @@
 //!
 //! A request without an answer is *unknown*: it may be at work still.
 
-use super::operator::{ANSWER_LIMIT, call};
+use super::operator::{ANSWER_LIMIT, call, call_at};
 use super::{PAGESERVER, Scene};
 use crate::event;
 use crate::plan::{Op, OpKind};
@@ -190,7 +190,9 @@ async fn request(scene: &Scene, number: u32, other: Option<Lsn>) -> bool {
         "ancestor_timeline_id": before.ancestor.to_string(),
         "ancestor_start_lsn": other.unwrap_or(before.lsn).to_string(),
     });
-    let answer = call(scene, Method::POST, &format!("/v1/tenant/{}/timeline", scene.tenant), Some(body)).await;
+    // Where the tenant moves, a second request at a time goes to the node that it has left, or will come to.
+    let host = if scene.plan.moves() && other.is_none() && before.open % 2 == 1 { scene.other_node() } else { scene.home() };
+    let answer = call_at(scene, host, Method::POST, &format!("/v1/tenant/{}/timeline", scene.tenant), Some(body)).await;
     let now = scene.now();
     scene.branches.change(number, |b| {
         b.open -= 1;

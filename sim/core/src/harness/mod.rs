@@ -37,6 +37,8 @@ use std::time::Duration;
 
 /// Host names.
 pub const PAGESERVER: &str = "ps";
+/// Where the tenant moves to and fro. Only the store fails it.
+pub const SECOND: &str = "ps2";
 pub const PRIMARY: &str = "pg";
 pub const CLIENT: &str = "client";
 
@@ -65,6 +67,9 @@ pub struct Scene {
     progress: Arc<Mutex<operator::Progress>>,
     branches: branches::Branches,
     supervised: Supervised,
+    second: Supervised,
+    /// The node that the tenant is on, as far as clients know.
+    home: Arc<Mutex<&'static str>>,
     life: life::Life,
 }
 
@@ -84,6 +89,15 @@ impl Scene {
 
     pub fn now(&self) -> Mono {
         self.client.clock.mono()
+    }
+
+    pub fn home(&self) -> &'static str {
+        *self.home.lock()
+    }
+
+    /// The node that the tenant is not on. It may believe otherwise.
+    pub fn other_node(&self) -> &'static str {
+        if self.home() == PAGESERVER { SECOND } else { PAGESERVER }
     }
 
     /// Waits until `condition`, at most for `limit`.
@@ -107,7 +121,8 @@ pub struct Ran {
 
 /// Runs a plan on a fresh cluster.
 pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
-    for host in [PRIMARY, PAGESERVER, CLIENT] {
+    let hosts = if plan.moves() { vec![PRIMARY, PAGESERVER, SECOND, CLIENT] } else { vec![PRIMARY, PAGESERVER, CLIENT] };
+    for host in &hosts {
         cluster.add_host(host);
     }
     let scene = scene(cluster, plan);
@@ -130,7 +145,7 @@ pub async fn run(cluster: Cluster, plan: Plan) -> Ran {
     }
     event!(scene.trace, "state", "phase=end");
     // Tasks hold the cluster and the cluster holds the tasks: without this nothing of a run would ever be freed.
-    for host in [PAGESERVER, PRIMARY, CLIENT] {
+    for host in hosts {
         scene.cluster.world.kill(host, Death::Closed);
     }
     scene.client.clock.sleep(POLL).await;
@@ -163,6 +178,8 @@ fn scene(cluster: Cluster, plan: Plan) -> Scene {
         progress: Arc::default(),
         branches: branches::Branches::default(),
         supervised: Supervised::default(),
+        second: Supervised::default(),
+        home: Arc::new(Mutex::new(PAGESERVER)),
         life: life::Life::default(),
         cluster,
     }
@@ -175,6 +192,9 @@ async fn phases(scene: &Scene) {
     scene.cluster.start(CLIENT, Box::pin(operator::operate(scene.clone())));
     scene.restore_data_dir();
     fuse::light(scene);
+    if scene.plan.moves() && !second_up(scene).await {
+        return scene.judge.violated("setup", format!("the second node did not start within {SETUP_LIMIT:?}"));
+    }
     scene.start_node();
     supervise(scene);
     let ready = || scene.progress.lock().following && scene.has_slot();
@@ -237,6 +257,13 @@ impl Scene {
         let written = self.data_dir.write(&*disk, std::path::Path::new(operator::IMPORT_DIR), SEGMENT_SIZE);
         written.expect("the disk has no faults while a data directory is put on it");
     }
+}
+
+/// Starts the second node, before there is a tenant: a node that is new takes over all that there are.
+async fn second_up(scene: &Scene) -> bool {
+    let process = scene.second.process.clone();
+    node::start(&scene.cluster, SECOND, &scene.plan.knobs.pageserver, process.clone());
+    scene.wait_until(SETUP_LIMIT, || process.is_up(scene.cluster.disk(SECOND).incarnation())).await
 }
 
 /// Starts the process again after it ended by itself, as an init system does.

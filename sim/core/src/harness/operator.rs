@@ -53,9 +53,14 @@ pub async fn operate(scene: Scene) {
     }
 }
 
+/// Asks the node that the tenant is on.
 pub async fn call(scene: &Scene, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Answer, NoAnswer> {
-    let label = format!("{method} {path}");
-    let answer = request(&scene.client, &node::http_address(PAGESERVER), method, path, body, ANSWER_LIMIT).await;
+    call_at(scene, scene.home(), method, path, body).await
+}
+
+pub async fn call_at(scene: &Scene, host: &str, method: Method, path: &str, body: Option<serde_json::Value>) -> Result<Answer, NoAnswer> {
+    let label = if host == PAGESERVER { format!("{method} {path}") } else { format!("{method} {host} {path}") };
+    let answer = request(&scene.client, &node::http_address(host), method, path, body, ANSWER_LIMIT).await;
     match &answer {
         Ok(answer) => {
             scene.count(&format!("http-{}", answer.status));
@@ -82,7 +87,7 @@ fn shown(answer: &Answer) -> String {
 
 async fn look(scene: &Scene) -> Result<(), NoAnswer> {
     let timeline = format!("/v1/tenant/{}/timeline/{}", scene.tenant, scene.timeline);
-    let incarnation = scene.cluster.disk(PAGESERVER).incarnation();
+    let incarnation = scene.cluster.disk(scene.home()).incarnation();
     let away = scene.progress.lock().away;
     let answer = call(scene, Method::GET, &timeline, None).await?;
     let known = scene.progress.lock().clone();

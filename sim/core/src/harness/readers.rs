@@ -6,7 +6,7 @@
 //!
 //! An error or a broken connection is *unknown*, never wrong: only the audit requires an answer.
 
-use super::{PAGESERVER, Scene};
+use super::Scene;
 use crate::client::pages::{Answer, PageStream, ReadAt, Request};
 use crate::event;
 use crate::node;
@@ -83,7 +83,7 @@ pub type Open = (TimelineId, PageStream);
 async fn open(scene: &Scene, stream: &mut Option<Open>, timeline: TimelineId) -> std::io::Result<PageStream> {
     match stream.take() {
         Some((of, open)) if of == timeline => Ok(open),
-        _ => PageStream::open(&scene.client, &node::pages_address(PAGESERVER), scene.tenant, timeline).await,
+        _ => PageStream::open(&scene.client, &node::pages_address(scene.home()), scene.tenant, timeline).await,
     }
 }
 

@@ -1,6 +1,8 @@
 //! From a scenario and a seed to explicit operations and faults.
 
-use super::{Fault, FaultKind, Files, Knobs, LinkFault, Op, OpKind, Peer, READ_KINDS, ReadKind, TENANT_OPS, chance, draw, draw_log};
+use super::{
+    Fault, FaultKind, Files, Knobs, LinkFault, Op, OpKind, Peer, READ_KINDS, ReadKind, TENANT_OPS, TenantOp, chance, draw, draw_log,
+};
 use crate::disk::CrashKind;
 use crate::scenario::{Between, Faults, Scenario};
 use palimpsest::io_abstraction::rng::below;
@@ -51,6 +53,14 @@ pub fn ops(scenario: &Scenario, knobs: &Knobs, source: &RngSource) -> Vec<Op> {
         kinds.extend((0..count).map(|_| {
             let what = TENANT_OPS[below(&mut rng, TENANT_OPS.len() as u64) as usize];
             (below(&mut rng, knobs.run_ms.max(1)), OpKind::Tenant { what, pick: rng.next_u64() })
+        }));
+    }
+    if w.moves.max > 0 {
+        let mut rng = source.stream("moves");
+        let count = draw(&mut rng, w.moves);
+        kinds.extend((0..count).map(|_| {
+            let kind = OpKind::Tenant { what: TenantOp::Move, pick: rng.next_u64() };
+            (below(&mut rng, knobs.run_ms.max(1)), kind)
         }));
     }
     kinds.sort_by_key(|(at, _)| *at);

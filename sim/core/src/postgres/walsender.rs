@@ -48,17 +48,21 @@ struct Server {
     system_id: u64,
     /// Number of the connection.
     number: u64,
+    /// The machine at its other end.
+    standby: String,
 }
 
 /// Serves connections until the host dies.
 pub async fn serve(env: Env, postgres: SimPostgres, knobs: WalsenderKnobs) {
     let system_id = postgres.primary.lock().generator.writer.identity().system_id;
-    let server = Server { env: env.clone(), postgres, knobs, system_id, number: 0 };
+    let server = Server { env: env.clone(), postgres, knobs, system_id, number: 0, standby: String::new() };
     let mut listener = env.net.listen(&Address::tcp("0.0.0.0", PORT)).await.expect("the primary's port is free");
     let mut accepted = 0u64;
-    while let Ok((stream, _)) = listener.accept().await {
+    while let Ok((stream, peer)) = listener.accept().await {
         accepted += 1;
-        let server = Server { number: accepted, ..server.clone() };
+        // Its port is another one for each connection.
+        let standby = peer.rsplit_once(':').map_or(peer.as_str(), |(machine, _)| machine).to_string();
+        let server = Server { number: accepted, standby, ..server.clone() };
         let rng = env.rng.stream(&format!("walsender-{accepted}"));
         env.tasks.spawn("walsender", async move {
             // A connection that ends in an error has ended; the standby comes back.
@@ -197,7 +201,8 @@ impl Server {
         };
         let (number, kept) = {
             let primary = self.postgres.primary.lock();
-            let number = self.postgres.durability.on_start(self.number, start, |lsn| primary.generator.last_record_end(lsn));
+            let number =
+                self.postgres.durability.on_start((&self.standby, self.number), start, |lsn| primary.generator.last_record_end(lsn));
             (number, primary.kept_from())
         };
         let end = self.postgres.end();
@@ -343,7 +348,9 @@ impl Server {
                     let (write, flush, apply) = (word(1), word(9), word(17));
                     event!(self.host_trace(), "walsender", "op=status write={write} flush={flush} apply={apply}");
                     let sent = *sent.lock();
-                    self.postgres.durability.on_status(number, sent, (write, flush, apply), |from| self.postgres.zeros_end(from));
+                    self.postgres
+                        .durability
+                        .on_status((&self.standby, number), sent, (write, flush, apply), |from| self.postgres.zeros_end(from));
                 }
                 (b'd', Some(b'h')) => {}
                 (b'c' | b'X', _) => {
