@@ -66,7 +66,7 @@ const NO_IDS: [&str; 14] = [
 ];
 
 /// Values that most fields do not take.
-pub fn wrong_values() -> Vec<Value> {
+fn wrong_values() -> Vec<Value> {
     let numbers = ["-1", "0", "1.5", "1e300", "256", "4294967296", "18446744073709551615", "18446744073709551616"];
     let mut all: Vec<Value> = numbers.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
     all.extend([
