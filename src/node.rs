@@ -30,6 +30,8 @@ pub enum StartError {
     InUse { path: PathBuf },
     #[error("the node file {path} is damaged: {reason}; remove it to take a new generation from remote storage")]
     NodeFile { path: PathBuf, reason: String },
+    #[error("generation {} is taken, and a start needs one above it: remove what has it, node.json or objects in remote storage", u32::MAX)]
+    LastGeneration,
     #[error("listen on {address}: {error}")]
     Listen { address: Address, error: io::Error },
     #[error(transparent)]
@@ -97,7 +99,8 @@ impl Node {
         }
         let services = Scope::new(&env.tasks);
         let router = http::router::router(registry.clone(), &guards);
-        services.spawn("http", |cancel| http::server::run(env.clone(), http, guards.http.tls, router, cancel));
+        let patience = registry.shared.config.http_client_timeout;
+        services.spawn("http", |cancel| http::server::run(env.clone(), http, guards.http.tls, router, patience, cancel));
         services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), guards.pages, cancel));
         env.probe.event("node-started", &|| format!("generation={}", generation.0));
         Ok(Node { registry, loading, _lock: lock, services, background, http_address, pages_address })
@@ -165,7 +168,8 @@ async fn next_generation(env: &Env, config: &Config) -> Result<NodeFile, StartEr
         Some(last) => Some(last.generation),
         None => RemoteClient::new(env, Generation(u32::MAX)).newest_generation().await?,
     };
-    let next = NodeFile { generation: last.map_or(Generation::FIRST, Generation::next), settled };
+    let generation = last.map_or(Some(Generation::FIRST), Generation::next).ok_or(StartError::LastGeneration)?;
+    let next = NodeFile { generation, settled };
     write_node_file(env, config, &next)?;
     Ok(next)
 }

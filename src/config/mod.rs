@@ -90,6 +90,9 @@ pub struct Config {
     pub wal_log_keep_bytes: u64,
     /// WAL in bytes that a timeline's log may hold: remote storage that is away for longer stops acknowledging.
     pub wal_log_bytes_max: u64,
+    /// How long a client of the management API may take for the head of a request, for its body, and to take some of its answer.
+    #[serde(with = "duration")]
+    pub http_client_timeout: Duration,
     /// Idle time after which a page service connection is closed.
     #[serde(with = "duration")]
     pub page_service_idle_timeout: Duration,
@@ -120,6 +123,7 @@ impl Default for Config {
             disk_reserve_bytes: 256 << 20,
             wal_log_keep_bytes: 64 << 20,
             wal_log_bytes_max: 64 << 30,
+            http_client_timeout: Duration::from_secs(30),
             page_service_idle_timeout: Duration::from_secs(600),
         }
     }
@@ -180,6 +184,13 @@ impl Config {
             let reason =
                 "at least wal_log_keep_bytes + 2 * checkpoint_distance + 64 MiB, or the log would be full before it may be trimmed";
             return invalid("wal_log_bytes_max", self.wal_log_bytes_max, reason);
+        }
+        if self.http_client_timeout < Duration::from_millis(10) {
+            return Err(ConfigError::Invalid {
+                key: "http_client_timeout",
+                value: format!("{:?}", self.http_client_timeout),
+                reason: "at least 10 ms",
+            });
         }
         self.check_access()?;
         self.postgres_versions().map(|_| ())

@@ -163,11 +163,13 @@ impl TenantOverrides {
                 return Err(ConfigError::UnknownKey { origin: "of a tenant".into(), key, nearest });
             }
             let mut map = base.clone();
-            map.insert(key.clone(), value);
+            map.insert(key.clone(), value.clone());
             let typed: TenantConfig = serde_json::from_value(Value::Object(map))
                 .map_err(|error| ConfigError::Parse { origin: format!("of a tenant: {key}"), error: error.to_string() })?;
             typed.validate()?;
-            own.extend(typed.as_map().into_iter().filter(|(name, _)| *name == key));
+            let canonical = typed.as_map().remove(&key);
+            refuse_more(&key, &value, canonical.as_ref())?;
+            own.extend(canonical.map(|value| (key, value)));
         }
         Ok(TenantOverrides(own))
     }
@@ -181,6 +183,19 @@ impl TenantOverrides {
         let mut map = node.as_map();
         map.extend(self.0.clone());
         serde_json::from_value(Value::Object(map)).expect("each value was checked")
+    }
+}
+
+/// Errors: more was sent than was understood. A tagged enum takes lists, and passes over fields beside the tag of a variant without any.
+fn refuse_more(key: &str, sent: &Value, understood: Option<&Value>) -> Result<(), ConfigError> {
+    let refuse = |error: String| Err(ConfigError::Parse { origin: format!("of a tenant: {key}"), error });
+    match (sent, understood) {
+        (Value::Array(_), _) => refuse("a list is no value for it".to_string()),
+        (Value::Object(sent), Some(Value::Object(understood))) => match sent.keys().find(|name| !understood.contains_key(*name)) {
+            Some(name) => refuse(format!("unknown field \"{name}\"")),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 
@@ -229,6 +244,8 @@ mod tests {
             (json!({"checkpoint_distance": 1}), "at least 8192"),
             (json!({"compaction_threshold": "one"}), "compaction_threshold"),
             (json!({"eviction_policy": {"kind": "Never"}}), "eviction_policy"),
+            (json!({"eviction_policy": ["NoEviction"]}), "eviction_policy: a list"),
+            (json!({"eviction_policy": {"kind": "NoEviction", "period": "1s"}}), "unknown field \"period\""),
             (json!({"eviction_policy": {"kind": "LayerAccessThreshold", "period": "0s", "threshold": "1s"}}), "at least 10"),
             (json!({"gc_feedback": "yes"}), "gc_feedback"),
         ] {

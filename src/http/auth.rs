@@ -18,7 +18,7 @@ use axum::{Json, http::Method};
 use std::sync::Arc;
 
 /// Paths that anybody may ask for.
-const OPEN: [&str; 6] = ["/v1/status", "/v1/doc", "/swagger.yml", "/metrics", "/healthz", "/readyz"];
+const OPEN: [&str; 6] = ["/v1/status", "/v1/openapi.json", "/swagger.yml", "/metrics", "/healthz", "/readyz"];
 /// What these do reaches beyond the tenant, to any directory of the node's disk and any server that it can connect to.
 const BEYOND_THE_TENANT: [(Method, &str); 2] = [(Method::PUT, "import"), (Method::PUT, "wal_source")];
 

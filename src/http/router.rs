@@ -1,11 +1,11 @@
 //! Paths to handlers. Both slash forms are accepted.
 
 use super::size::synthetic_size;
-use super::status::ApiError;
-use super::{auth, tenant, time, timeline};
+use super::status::{ApiError, refusal};
+use super::{auth, body, tenant, time, timeline};
 use crate::auth::Guards;
 use crate::tenant::{Kind, Registry, TenantState};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
@@ -43,18 +43,19 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
         ("/v1/tenant/{tenant}/timeline/{timeline}/wal_source", put(timeline::set_wal_source).delete(timeline::delete_wal_source)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/get_timestamp_of_lsn", get(time::timestamp_of_lsn)),
         ("/v1/tenant/{tenant}/timeline/{timeline}/get_lsn_by_timestamp", get(time::lsn_by_timestamp)),
+        ("/v1/openapi.json", get(openapi)),
+        ("/swagger.yml", get(openapi)),
         ("/metrics", get(metrics)),
         ("/healthz", get(|| async { "ok" })),
         ("/readyz", get(ready)),
     ] {
         router = with_slash(router, path, methods);
     }
+    let patience = body::Patience { clock: registry.shared.env.clock.clone(), limit: registry.shared.config.http_client_timeout };
     let router = router
         .fallback(|| async { ApiError::new(Kind::NotFound, "page not found") })
-        .method_not_allowed_fallback(|| async {
-            (StatusCode::METHOD_NOT_ALLOWED, axum::Json(serde_json::json!({ "msg": "this path does not take this method" })))
-        })
-        .layer(DefaultBodyLimit::max(crate::limits::HTTP_BODY_MAX))
+        .method_not_allowed_fallback(|| async { refusal(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method") })
+        .layer(from_fn_with_state(patience, body::read))
         .layer(Extension(guards.keys.clone()))
         .with_state(registry);
     // Outermost, over the fallbacks too: what is not there is told only to whoever may ask.
@@ -70,6 +71,11 @@ async fn ready(State(registry): State<Arc<Registry>>) -> Result<&'static str, Ap
         0 => Ok("ok"),
         count => Err(ApiError::new(Kind::Unavailable, format!("{count} tenants are still being loaded; try again"))),
     }
+}
+
+/// This API in OpenAPI 3.0. JSON is YAML too, so that the path that the seed's clients ask for has the same.
+async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("../../docs/api/openapi.json"))
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> impl IntoResponse {

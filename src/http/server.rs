@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_types, reason = "hyper's timer speaks Instant; the time in it comes from the Clock seam")]
 
+use super::stall::StallLimit;
 use crate::io_abstraction::{BoxStream, ClockExt as _, Env, Listener, Mono};
 use crate::tls::TlsServer;
 use axum::Router;
@@ -15,15 +16,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A client that does not finish its request header within this is turned away.
-const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// Pause after the listener failed, as it does when there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Connections at a time; more wait in the listener's queue.
 const CONNECTIONS_MAX: usize = 512;
 
-/// Accepts until cancelled; then ends open connections after the request they are in.
-pub async fn run(env: Env, mut listener: Box<dyn Listener>, tls: Option<TlsServer>, router: Router, cancel: CancellationToken) {
+/// Accepts until cancelled; then ends open connections. A client may take `patience` for the header of a request, and for each step
+/// in which it takes what it is sent.
+pub async fn run(
+    env: Env,
+    mut listener: Box<dyn Listener>,
+    tls: Option<TlsServer>,
+    router: Router,
+    patience: Duration,
+    cancel: CancellationToken,
+) {
     let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
@@ -34,9 +41,9 @@ pub async fn run(env: Env, mut listener: Box<dyn Listener>, tls: Option<TlsServe
                     let serving = env.clone();
                     env.tasks.spawn("http-connection", async move {
                         match tls {
-                            None => serve(&serving, stream, router, cancel).await,
+                            None => serve(&serving, stream, router, patience, cancel).await,
                             Some(tls) => match cancel.run_until_cancelled(tls.accept(stream)).await {
-                                Some(Ok(stream)) => serve(&serving, stream, router, cancel).await,
+                                Some(Ok(stream)) => serve(&serving, stream, router, patience, cancel).await,
                                 Some(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake of an HTTP client failed"),
                                 None => {}
                             },
@@ -54,10 +61,11 @@ pub async fn run(env: Env, mut listener: Box<dyn Listener>, tls: Option<TlsServe
     cancel.run_until_cancelled(accept).await;
 }
 
-async fn serve(env: &Env, stream: BoxStream, router: Router, cancel: CancellationToken) {
+async fn serve(env: &Env, stream: BoxStream, router: Router, patience: Duration, cancel: CancellationToken) {
     let service = TowerToHyperService::new(router);
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(EnvTimer(env.clone())).header_read_timeout(HEADER_LIMIT).auto_date_header(false);
+    builder.timer(EnvTimer(env.clone())).header_read_timeout(patience).auto_date_header(false);
+    let stream = StallLimit::new(stream, env.clock.clone(), patience);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     // A connection that breaks is its client's business.
     let _ = cancel.run_until_cancelled(connection).await;

@@ -1,11 +1,11 @@
 //! The synthetic size of a tenant: JSON, or a page with a picture for who asks for HTML.
 
-use super::extract::{Shared, parse};
+use super::extract::{InPath, InQuery, Shared};
 use super::status::ApiError;
 use crate::tenant::size::{SizeQuery, svg};
+use crate::types::TenantId;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, VARY};
 use axum::response::{Html, IntoResponse, Response};
@@ -31,12 +31,12 @@ fn wants_html(headers: &HeaderMap) -> bool {
 
 pub async fn synthetic_size(
     State(registry): Shared,
-    Path(tenant): Path<String>,
-    request: Result<Query<SyntheticSizeQuery>, QueryRejection>,
+    InPath(tenant): InPath<TenantId>,
+    InQuery(query): InQuery<SyntheticSizeQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let Query(SyntheticSizeQuery { inputs_only, retention_period }) = request.map_err(|e| ApiError::bad_request(e.body_text()))?;
-    let tenant = registry.tenant(parse(&tenant)?)?;
+    let SyntheticSizeQuery { inputs_only, retention_period } = query;
+    let tenant = registry.tenant(tenant)?;
     let size = registry.synthetic_size(&tenant, SizeQuery { inputs_only, retention_period }).await?;
     let body = if wants_html(&headers) { Html(svg::page(&size)).into_response() } else { Json(size).into_response() };
     Ok(([(VARY, ACCEPT.as_str())], body).into_response())

@@ -44,8 +44,13 @@ impl IntoResponse for ApiError {
         if self.kind == Kind::Internal {
             tracing::error!(error = %self.message, "request failed");
         }
-        (status, Json(serde_json::json!({ "msg": format!("{prefix}{}", self.message) }))).into_response()
+        refusal(status, format_args!("{prefix}{}", self.message))
     }
+}
+
+/// An answer whose status no kind of error has.
+pub(super) fn refusal(status: StatusCode, message: impl std::fmt::Display) -> Response {
+    (status, Json(serde_json::json!({ "msg": message.to_string() }))).into_response()
 }
 
 impl From<LookupError> for ApiError {

@@ -1,6 +1,6 @@
 //! Handlers of tenants: what they are, their settings, and how this node has them.
 
-use super::extract::{Answer, Shared, body, finish, optional_body, parse, query, take, take_needed};
+use super::extract::{Answer, InPath, InQuery, MaybeSent, Object, Sent, Shared, finish, take, take_needed};
 use super::status::ApiError;
 use crate::config::{TenantConfig, TenantOverrides};
 use crate::remote::AttachMode;
@@ -9,9 +9,7 @@ use crate::tenant::eviction::Evicted;
 use crate::tenant::{LookupError, Registry, Tenant, TenantState};
 use crate::types::{Generation, TenantId};
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -54,25 +52,38 @@ pub async fn list(State(registry): Shared) -> Json<Vec<TenantInfo>> {
     Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect())
 }
 
-pub async fn get(State(registry): Shared, Path(tenant): Path<String>) -> Answer<TenantInfo> {
-    Ok(Json(tenant_info(&*registry.any_tenant(parse(&tenant)?)?, true)))
+pub async fn get(State(registry): Shared, InPath(id): InPath<TenantId>) -> Answer<TenantInfo> {
+    Ok(Json(tenant_info(&*registry.any_tenant(id)?, true)))
 }
 
 fn settings(registry: &Registry, sent: Map<String, Value>) -> Result<TenantOverrides, ApiError> {
     TenantOverrides::parse(sent, &registry.shared.config.tenant).map_err(ApiError::bad_request)
 }
 
-type Object = Result<Json<Map<String, Value>>, JsonRejection>;
+type Fields = Sent<Map<String, Value>>;
 
-pub async fn create(State(registry): Shared, request: Object) -> Result<(StatusCode, Json<TenantId>), ApiError> {
-    let mut request = body(request)?;
+pub async fn create(State(registry): Shared, Sent(mut request): Fields) -> Result<(StatusCode, Json<TenantId>), ApiError> {
     let id: TenantId = take_needed(&mut request, "new_tenant_id")?;
     // Without a control plane it says nothing: see docs/api.
-    take::<Generation>(&mut request, "generation")?;
+    asked(take(&mut request, "generation")?)?;
     let settings = settings(&registry, request)?;
     let owned = registry.clone();
     finish(&registry, "create-tenant", async move { owned.create_tenant(id, settings).await }).await?;
     Ok((StatusCode::CREATED, Json(id)))
+}
+
+/// Generations above leave room for what follows: every attachment and every start of a node needs one more.
+const GENERATION_MAX: Generation = Generation(u32::MAX / 2);
+
+/// A generation that a client may ask for.
+fn asked(generation: Option<Generation>) -> Result<Option<Generation>, ApiError> {
+    match generation {
+        Some(generation) if generation > GENERATION_MAX => {
+            let reason = format!("generation {} is too high: at most {}", generation.0, GENERATION_MAX.0);
+            Err(ApiError::bad_request(reason))
+        }
+        allowed => Ok(allowed),
+    }
 }
 
 #[derive(Serialize)]
@@ -81,8 +92,8 @@ pub struct Settings {
     effective_config: TenantConfig,
 }
 
-pub async fn get_settings(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Settings> {
-    let tenant = registry.any_tenant(parse(&tenant)?)?;
+pub async fn get_settings(State(registry): Shared, InPath(id): InPath<TenantId>) -> Answer<Settings> {
+    let tenant = registry.any_tenant(id)?;
     let Some(overrides) = tenant.overrides() else {
         // It is broken, or on its way up, perhaps there by now.
         tenant.check_active()?;
@@ -93,8 +104,7 @@ pub async fn get_settings(State(registry): Shared, Path(tenant): Path<String>) -
 }
 
 /// Takes the place of all settings that the tenant had of its own.
-pub async fn put_settings(State(registry): Shared, request: Object) -> Answer<()> {
-    let mut request = body(request)?;
+pub async fn put_settings(State(registry): Shared, Sent(mut request): Fields) -> Answer<()> {
     let tenant = registry.tenant(take_needed(&mut request, "tenant_id")?)?;
     let settings = settings(&registry, request)?;
     let owned = registry.clone();
@@ -104,7 +114,7 @@ pub async fn put_settings(State(registry): Shared, request: Object) -> Answer<()
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct AttachRequest {
+pub struct AttachRequest {
     #[serde(default, deserialize_with = "present")]
     config: Option<Map<String, Value>>,
     #[serde(default)]
@@ -116,12 +126,16 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Map<String, 
     Map::deserialize(d).map(Some)
 }
 
-pub async fn attach(State(registry): Shared, Path(tenant): Path<String>, bytes: Bytes) -> Result<(StatusCode, Json<()>), ApiError> {
-    let id = parse(&tenant)?;
-    let request: AttachRequest = optional_body(&bytes)?.unwrap_or(AttachRequest { config: None, generation: None });
+pub async fn attach(
+    State(registry): Shared,
+    InPath(id): InPath<TenantId>,
+    MaybeSent(request): MaybeSent<AttachRequest>,
+) -> Result<(StatusCode, Json<()>), ApiError> {
+    let request = request.unwrap_or(AttachRequest { config: None, generation: None });
     let settings = settings(&registry, request.config.unwrap_or_default())?;
     let owned = registry.clone();
-    finish(&registry, "attach-request", async move { owned.attach(id, settings, request.generation).await }).await?;
+    let generation = asked(request.generation)?;
+    finish(&registry, "attach-request", async move { owned.attach(id, settings, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
 }
 
@@ -132,19 +146,14 @@ pub struct DetachQuery {
     detach_ignored: bool,
 }
 
-pub async fn detach(
-    State(registry): Shared,
-    Path(tenant): Path<String>,
-    request: Result<Query<DetachQuery>, QueryRejection>,
-) -> Answer<()> {
-    let (id, ignored) = (parse(&tenant)?, query(request)?.detach_ignored);
+pub async fn detach(State(registry): Shared, InPath(id): InPath<TenantId>, InQuery(query): InQuery<DetachQuery>) -> Answer<()> {
+    let ignored = query.detach_ignored;
     let owned = registry.clone();
     finish(&registry, "detach-tenant", async move { owned.detach(id, ignored).await }).await?;
     Ok(Json(()))
 }
 
-pub async fn ignore(State(registry): Shared, Path(tenant): Path<String>) -> Answer<()> {
-    let id = parse(&tenant)?;
+pub async fn ignore(State(registry): Shared, InPath(id): InPath<TenantId>) -> Answer<()> {
     let owned = registry.clone();
     finish(&registry, "ignore-tenant", async move { owned.ignore(id).await }).await?;
     Ok(Json(()))
@@ -152,21 +161,23 @@ pub async fn ignore(State(registry): Shared, Path(tenant): Path<String>) -> Answ
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LoadRequest {
+pub struct LoadRequest {
     #[serde(default)]
     generation: Option<Generation>,
 }
 
-pub async fn load(State(registry): Shared, Path(tenant): Path<String>, bytes: Bytes) -> Result<(StatusCode, Json<()>), ApiError> {
-    let id = parse(&tenant)?;
-    let generation = optional_body::<LoadRequest>(&bytes)?.and_then(|request| request.generation);
+pub async fn load(
+    State(registry): Shared,
+    InPath(id): InPath<TenantId>,
+    MaybeSent(request): MaybeSent<LoadRequest>,
+) -> Result<(StatusCode, Json<()>), ApiError> {
+    let generation = asked(request.and_then(|request| request.generation))?;
     let owned = registry.clone();
     finish(&registry, "load-tenant", async move { owned.load_tenant(id, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
 }
 
-pub async fn delete(State(registry): Shared, Path(tenant): Path<String>) -> Result<(StatusCode, Json<()>), ApiError> {
-    let id = parse(&tenant)?;
+pub async fn delete(State(registry): Shared, InPath(id): InPath<TenantId>) -> Result<(StatusCode, Json<()>), ApiError> {
     let owned = registry.clone();
     finish(&registry, "delete-tenant-request", async move { owned.delete_tenant(id).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
@@ -178,8 +189,8 @@ pub struct EvictionRequest {
     evict_bytes: u64,
 }
 
-pub async fn evict(State(registry): Shared, request: Result<Json<EvictionRequest>, JsonRejection>) -> Answer<Evicted> {
-    let target = body(request)?.evict_bytes;
+pub async fn evict(State(registry): Shared, Sent(request): Sent<EvictionRequest>) -> Answer<Evicted> {
+    let target = request.evict_bytes;
     let owned = registry.clone();
     Ok(Json(finish(&registry, "evict", async move { Ok::<_, LookupError>(owned.evict(target).await) }).await?))
 }
@@ -208,7 +219,7 @@ pub struct LocationRequest {
     #[serde(default)]
     generation: Option<Generation>,
     #[serde(default)]
-    secondary_conf: Option<SecondaryConf>,
+    secondary_conf: Option<Object<SecondaryConf>>,
     #[serde(default)]
     shard_number: u8,
     #[serde(default)]
@@ -228,17 +239,18 @@ impl LocationRequest {
         if self.shard_number > 0 || self.shard_count > 1 {
             return Err(ApiError::bad_request("a tenant has one shard here: shard_number 0, shard_count 0 or 1"));
         }
+        let generation = asked(self.generation)?;
         let mode = match self.mode {
             Mode::AttachedSingle => AttachMode::Single,
             Mode::AttachedMulti => AttachMode::Multi,
             Mode::AttachedStale => AttachMode::Stale,
-            Mode::Secondary if self.generation.is_some() => {
+            Mode::Secondary if generation.is_some() => {
                 return Err(ApiError::bad_request("generation must be left out for the mode Secondary"));
             }
-            Mode::Secondary => return Ok(Wanted::Secondary { warm: self.secondary_conf.as_ref().is_some_and(|conf| conf.warm) }),
+            Mode::Secondary => return Ok(Wanted::Secondary { warm: self.secondary_conf.as_ref().is_some_and(|Object(conf)| conf.warm) }),
             Mode::Detached => return Ok(Wanted::Detached),
         };
-        match self.generation {
+        match generation {
             Some(generation) => Ok(Wanted::Attached { mode, generation }),
             None => Err(ApiError::bad_request("generation is missing: attached modes need one")),
         }
@@ -254,13 +266,11 @@ pub struct LocationQuery {
 
 pub async fn put_location(
     State(registry): Shared,
-    Path(tenant): Path<String>,
-    request: Result<Query<LocationQuery>, QueryRejection>,
-    location: Result<Json<LocationRequest>, JsonRejection>,
+    InPath(id): InPath<TenantId>,
+    InQuery(query): InQuery<LocationQuery>,
+    Sent(location): Sent<LocationRequest>,
 ) -> Answer<()> {
-    let id = parse(&tenant)?;
-    let flush = query(request)?.flush_ms.map(|ms| Duration::from_millis(ms.into()));
-    let location = body(location)?;
+    let flush = query.flush_ms.map(|ms| Duration::from_millis(ms.into()));
     let wanted = location.wanted(id)?;
     let settings = settings(&registry, location.tenant_conf.unwrap_or_default())?;
     let owned: Arc<Registry> = registry.clone();

@@ -1,14 +1,13 @@
 //! Times to LSNs and back, as the API tells them.
 
-use super::extract::{Answer, Shared, find, parse, query};
+use super::extract::{Answer, InPath, InQuery, Shared, parse};
 use super::status::ApiError;
 use crate::tenant::Kind;
 use crate::timeline::ReadError;
-use crate::types::Lsn;
 use crate::types::timestamp::PgTimestamp;
+use crate::types::{Lsn, TenantId, TimelineId};
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -21,11 +20,11 @@ pub struct TimestampOfLsn {
 /// The time of the newest commit at or below an LSN.
 pub async fn timestamp_of_lsn(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Query<TimestampOfLsn>, QueryRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    InQuery(request): InQuery<TimestampOfLsn>,
 ) -> Answer<PgTimestamp> {
-    let handle = find(&registry, &tenant, &timeline)?;
-    let (timeline, lsn) = (&handle.timeline, query(request)?.lsn);
+    let handle = registry.timeline(tenant, timeline)?;
+    let (timeline, lsn) = (&handle.timeline, request.lsn);
     let last = timeline.last_record.lsn();
     if lsn > last {
         return Err(ApiError::bad_request(format!("LSN {lsn} is beyond the last record {last}")));
@@ -50,11 +49,10 @@ pub struct LsnByTimestamp {
 /// The LSN to branch at for the state before a time. Version 1, the default, answers with a bare string.
 pub async fn lsn_by_timestamp(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Query<LsnByTimestamp>, QueryRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    InQuery(request): InQuery<LsnByTimestamp>,
 ) -> Answer<Value> {
-    let handle = find(&registry, &tenant, &timeline)?;
-    let request = query(request)?;
+    let handle = registry.timeline(tenant, timeline)?;
     let time: PgTimestamp = parse(&request.timestamp)?;
     let (kind, lsn) = handle.timeline.lsn_of_time(time).await.map_err(read_failed)?;
     Ok(Json(match request.version.unwrap_or(1) {

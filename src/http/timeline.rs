@@ -1,6 +1,6 @@
 //! Handlers of timelines.
 
-use super::extract::{Answer, Shared, body, find, finish, parse, query};
+use super::extract::{Answer, InPath, InQuery, Sent, Shared, finish};
 use super::status::ApiError;
 use crate::pg::version::PgVersion;
 use crate::replication::connstr::ConnStr;
@@ -8,8 +8,7 @@ use crate::tenant::{CreateSpec, Deletion, Kind, Origin, Registry, TimelineHandle
 use crate::timeline::gc::choose::GcCounts;
 use crate::types::{Lsn, TenantId, TimelineId};
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -99,8 +98,8 @@ impl AnyTimelineInfo {
     }
 }
 
-pub async fn list(State(registry): Shared, Path(tenant): Path<String>) -> Answer<Vec<AnyTimelineInfo>> {
-    let tenant = registry.tenant(parse(&tenant)?)?;
+pub async fn list(State(registry): Shared, InPath(tenant): InPath<TenantId>) -> Answer<Vec<AnyTimelineInfo>> {
+    let tenant = registry.tenant(tenant)?;
     let active = tenant.timelines().into_iter().map(|t| AnyTimelineInfo::Whole(Box::new(timeline_info(&t, None, ACTIVE))));
     let broken = |(timeline_id, reason)| {
         AnyTimelineInfo::Idle(IdleTimelineInfo { tenant_id: tenant.id, timeline_id, state: "Broken", reason: Some(reason) })
@@ -119,11 +118,10 @@ pub struct TimelineQuery {
 
 pub async fn get(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Query<TimelineQuery>, QueryRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    InQuery(query): InQuery<TimelineQuery>,
 ) -> Answer<AnyTimelineInfo> {
-    let query = query(request)?;
-    let (owner, id) = (registry.tenant(parse(&tenant)?)?, parse(&timeline)?);
+    let (owner, id) = (registry.tenant(tenant)?, timeline);
     if let Some(deletion) = owner.deleting().get(&id) {
         return Ok(Json(AnyTimelineInfo::deleting(owner.id, id, deletion)));
     }
@@ -136,8 +134,10 @@ pub async fn get(
     Ok(Json(AnyTimelineInfo::Whole(Box::new(timeline_info(&handle, size, ACTIVE)))))
 }
 
-pub async fn delete(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Result<(StatusCode, Json<()>), ApiError> {
-    let (tenant, timeline) = (parse(&tenant)?, parse(&timeline)?);
+pub async fn delete(
+    State(registry): Shared,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+) -> Result<(StatusCode, Json<()>), ApiError> {
     let owned = registry.clone();
     finish(&registry, "delete-timeline-request", async move { owned.delete_timeline(tenant, timeline).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
@@ -157,11 +157,9 @@ pub struct CreateTimeline {
 
 pub async fn create(
     State(registry): Shared,
-    Path(tenant): Path<String>,
-    request: Result<Json<CreateTimeline>, JsonRejection>,
+    InPath(tenant): InPath<TenantId>,
+    Sent(request): Sent<CreateTimeline>,
 ) -> Result<(StatusCode, Json<TimelineInfo>), ApiError> {
-    let tenant = parse(&tenant)?;
-    let request = body(request)?;
     let version = request.pg_version.map(PgVersion::try_from).transpose().map_err(ApiError::bad_request)?;
     let origin = match (request.ancestor_timeline_id, request.ancestor_start_lsn) {
         (Some(ancestor), lsn) => Origin::Branch { ancestor, lsn, pg_version: version },
@@ -186,11 +184,11 @@ pub struct ImportTimeline {
 
 pub async fn import(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Json<ImportTimeline>, JsonRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    Sent(request): Sent<ImportTimeline>,
 ) -> Result<(StatusCode, Json<TimelineInfo>), ApiError> {
-    let spec = CreateSpec { timeline: parse(&timeline)?, origin: Origin::Directory(body(request)?.directory) };
-    make(registry, parse(&tenant)?, spec).await
+    let spec = CreateSpec { timeline, origin: Origin::Directory(request.directory) };
+    make(registry, tenant, spec).await
 }
 
 #[derive(Deserialize)]
@@ -216,13 +214,13 @@ struct Elapsed {
 /// One pass of garbage collection, now.
 pub async fn do_gc(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Json<GcRequest>, JsonRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    Sent(request): Sent<GcRequest>,
 ) -> Answer<GcResult> {
-    let horizon = body(request)?.gc_horizon;
-    let owner = registry.tenant(parse(&tenant)?)?;
+    let horizon = request.gc_horizon;
+    let owner = registry.tenant(tenant)?;
     let missing = |_| ApiError::new(Kind::NotFound, "gc target timeline does not exist");
-    let timeline = owner.timeline(parse(&timeline)?).map_err(missing)?.timeline.clone();
+    let timeline = owner.timeline(timeline).map_err(missing)?.timeline.clone();
     let clock = registry.shared.env.clock.clone();
     let start = clock.mono();
     let work = async move { timeline.gc_now(horizon).await.map_err(|error| ApiError::new(Kind::Internal, error)) };
@@ -232,16 +230,16 @@ pub async fn do_gc(
 }
 
 /// Merges and images, now.
-pub async fn compact(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Answer<()> {
-    let timeline = find(&registry, &tenant, &timeline)?.timeline.clone();
+pub async fn compact(State(registry): Shared, InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>) -> Answer<()> {
+    let timeline = registry.timeline(tenant, timeline)?.timeline.clone();
     let work = async move { timeline.compact_now().await.map(|_| ()).map_err(|error| ApiError::new(Kind::Internal, error)) };
     finish(&registry, "compact", work).await?;
     Ok(Json(()))
 }
 
 /// Flushes what is in memory and waits until it is in remote storage.
-pub async fn checkpoint(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Answer<TimelineInfo> {
-    let handle = find(&registry, &tenant, &timeline)?;
+pub async fn checkpoint(State(registry): Shared, InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>) -> Answer<TimelineInfo> {
+    let handle = registry.timeline(tenant, timeline)?;
     handle.timeline.flush_all().await;
     let uploaded = handle.timeline.uploaded().await;
     uploaded.map_err(|e| ApiError::new(Kind::Unavailable, e))?;
@@ -256,17 +254,20 @@ pub struct WalSource {
 
 pub async fn set_wal_source(
     State(registry): Shared,
-    Path((tenant, timeline)): Path<(String, String)>,
-    request: Result<Json<WalSource>, JsonRejection>,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+    Sent(request): Sent<WalSource>,
 ) -> Answer<TimelineInfo> {
-    let handle = find(&registry, &tenant, &timeline)?;
-    let connstr = body(request)?.connstr;
+    let handle = registry.timeline(tenant, timeline)?;
+    let connstr = request.connstr;
     connstr.parse::<ConnStr>().map_err(ApiError::bad_request)?;
     change_source(&registry, handle, Some(connstr)).await
 }
 
-pub async fn delete_wal_source(State(registry): Shared, Path((tenant, timeline)): Path<(String, String)>) -> Answer<TimelineInfo> {
-    let handle = find(&registry, &tenant, &timeline)?;
+pub async fn delete_wal_source(
+    State(registry): Shared,
+    InPath((tenant, timeline)): InPath<(TenantId, TimelineId)>,
+) -> Answer<TimelineInfo> {
+    let handle = registry.timeline(tenant, timeline)?;
     change_source(&registry, handle, None).await
 }
 

@@ -50,6 +50,8 @@ pub enum AttachError {
     Settings(#[from] ConfigError),
     #[error("generation {} was asked for, but generation {} is attached already", asked.0, newest.0)]
     Outdated { asked: Generation, newest: Generation },
+    #[error("generation {} is attached already, and there is no generation above it", u32::MAX)]
+    LastGeneration,
     #[error("timeline {timeline}: {error}")]
     Log { timeline: TimelineId, error: LogError },
     #[error("remote storage does not know it")]
@@ -64,7 +66,7 @@ impl AttachError {
         match self {
             AttachError::Remote(RemoteError::Manifest { .. }) | AttachError::Settings(_) | AttachError::Outdated { .. } => false,
             AttachError::Remote(_) | AttachError::Claim(_) | AttachError::Local(_) | AttachError::Log { .. } => true,
-            AttachError::Unknown | AttachError::Stopped => false,
+            AttachError::LastGeneration | AttachError::Unknown | AttachError::Stopped => false,
         }
     }
 }
@@ -234,7 +236,8 @@ impl Registry {
             (Some(asked), Some(newest)) if asked < newest => return Err(AttachError::Outdated { asked, newest }),
             (Some(asked), _) => asked,
             (None, newest) => newest
-                .map_or(Generation::FIRST, Generation::next)
+                .map_or(Some(Generation::FIRST), Generation::next)
+                .ok_or(AttachError::LastGeneration)?
                 .max(self.shared.remote.generation())
                 .max(least.unwrap_or(Generation::FIRST)),
         };

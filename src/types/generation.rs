@@ -24,8 +24,9 @@ impl Generation {
         valid.then(|| u32::from_str_radix(digits, 16).ok()).flatten().map(|g| (stem, Generation(g)))
     }
 
-    pub fn next(self) -> Generation {
-        Generation(self.0.checked_add(1).expect("fewer than 2^32 attachments"))
+    /// `None` after the last one, which a client may have asked for.
+    pub fn next(self) -> Option<Generation> {
+        self.0.checked_add(1).map(Generation)
     }
 }
 

@@ -1,6 +1,8 @@
 //! The management API and the page service as clients meet them: statuses, bodies, bad input; and that the server lives on.
 
+mod clients;
 mod life_cycle;
+mod openapi;
 mod size;
 
 use crate::pal::PalServer;
@@ -12,17 +14,38 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 const T: &str = "11111111111111111111111111111111";
 const OTHER: &str = "22222222222222222222222222222222";
 const ROOT: &str = "33333333333333333333333333333333";
 const BRANCH: &str = "44444444444444444444444444444444";
 
-/// One request as bytes on a connection of its own: status and body.
-pub async fn http(place: &Place, address: &Address, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+/// An answer, taken apart.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// The media type, without its parameters.
+    pub kind: String,
+    head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// One request as bytes on a connection of its own. `headers` end with line breaks.
+pub async fn exchange(place: &Place, address: &Address, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
     let exchange = async {
         let mut stream = place.env.net.connect(address).await.unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {}\r\n\r\n", body.len());
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(body).await.unwrap();
         let mut answer = Vec::new();
@@ -30,8 +53,17 @@ pub async fn http(place: &Place, address: &Address, method: &str, path: &str, ki
         String::from_utf8(answer).unwrap()
     };
     let answer = place.env.clock.timeout(LIMIT, exchange).await.expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_string())
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path} {headers}: no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut answer = Answer { status, kind: String::new(), head: head.to_string(), body: body.to_string() };
+    answer.kind = answer.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().to_string();
+    answer
+}
+
+/// The same, its status and body.
+pub async fn http(place: &Place, address: &Address, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    let answer = exchange(place, address, method, path, kind, body).await;
+    (answer.status, answer.body)
 }
 
 pub const JSON: &str = "content-type: application/json\r\n";
@@ -171,7 +203,7 @@ async fn bytes_that_are_no_request_of_ours() {
     for (kind, body, status) in [
         (JSON, "{\"new_tenant_id\": ".as_bytes(), 400),
         (JSON, b"\xff\xfe\0", 400),
-        (JSON, too_long.as_bytes(), 400),
+        (JSON, too_long.as_bytes(), 413),
         ("", b"{}", 400),
         ("content-type: text/plain\r\n", b"{}", 400),
     ] {

@@ -15,12 +15,12 @@ const T: &str = "11111111111111111111111111111111";
 const OTHER: &str = "22222222222222222222222222222222";
 
 /// A pair that `pal keygen` has made.
-struct Keys {
+pub struct Keys {
     directory: PathBuf,
 }
 
 impl Keys {
-    async fn generate(place: &Place, name: &str) -> Keys {
+    pub async fn generate(place: &Place, name: &str) -> Keys {
         let directory = place.path(name);
         pal(place, &["keygen", "-o", &directory.display().to_string()], &[]).await.ok();
         Keys { directory }
@@ -47,12 +47,12 @@ impl Keys {
     }
 
     /// The setting that makes a server take its tokens.
-    fn setting(&self) -> String {
+    pub fn setting(&self) -> String {
         format!("auth_validation_public_key_path = '{}'", self.public())
     }
 }
 
-const HTTP: &str = "http_auth_type = 'NeonJWT'";
+pub const HTTP: &str = "http_auth_type = 'NeonJWT'";
 const PAGES: &str = "pg_auth_type = 'NeonJWT'";
 
 /// `pal serve` with settings that it must refuse.
