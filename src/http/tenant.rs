@@ -50,8 +50,9 @@ fn tenant_info(tenant: &Tenant, with_size: bool) -> TenantInfo {
     }
 }
 
-pub async fn list(State(registry): Shared) -> Json<Vec<TenantInfo>> {
-    Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect())
+pub async fn list(State(registry): Shared) -> Answer<Vec<TenantInfo>> {
+    registry.check_assigned()?;
+    Ok(Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect()))
 }
 
 pub async fn get(State(registry): Shared, Path(tenant): Path<String>) -> Answer<TenantInfo> {
@@ -62,16 +63,27 @@ fn settings(registry: &Registry, sent: Map<String, Value>) -> Result<TenantOverr
     TenantOverrides::parse(sent, &registry.shared.config.tenant).map_err(ApiError::bad_request)
 }
 
+/// With a control plane only that says in which generation a tenant is attached.
+fn needed_generation(registry: &Registry, given: Option<Generation>) -> Result<Option<Generation>, ApiError> {
+    match given {
+        None if registry.shared.config.control_plane_api.is_some() => {
+            Err(ApiError::bad_request("generation attribute missing: this node has a control plane, which gives one"))
+        }
+        given => Ok(given),
+    }
+}
+
 type Object = Result<Json<Map<String, Value>>, JsonRejection>;
 
 pub async fn create(State(registry): Shared, request: Object) -> Result<(StatusCode, Json<TenantId>), ApiError> {
     let mut request = body(request)?;
     let id: TenantId = take_needed(&mut request, "new_tenant_id")?;
+    let given = needed_generation(&registry, take(&mut request, "generation")?)?;
     // Without a control plane it says nothing: see docs/api.
-    take::<Generation>(&mut request, "generation")?;
+    let generation = given.filter(|_| registry.shared.config.control_plane_api.is_some());
     let settings = settings(&registry, request)?;
     let owned = registry.clone();
-    finish(&registry, "create-tenant", async move { owned.create_tenant(id, settings).await }).await?;
+    finish(&registry, "create-tenant", async move { owned.create_tenant(id, settings, generation).await }).await?;
     Ok((StatusCode::CREATED, Json(id)))
 }
 
@@ -119,9 +131,10 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Map<String, 
 pub async fn attach(State(registry): Shared, Path(tenant): Path<String>, bytes: Bytes) -> Result<(StatusCode, Json<()>), ApiError> {
     let id = parse(&tenant)?;
     let request: AttachRequest = optional_body(&bytes)?.unwrap_or(AttachRequest { config: None, generation: None });
+    let generation = needed_generation(&registry, request.generation)?;
     let settings = settings(&registry, request.config.unwrap_or_default())?;
     let owned = registry.clone();
-    finish(&registry, "attach-request", async move { owned.attach(id, settings, request.generation).await }).await?;
+    finish(&registry, "attach-request", async move { owned.attach(id, settings, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
 }
 
@@ -159,7 +172,8 @@ struct LoadRequest {
 
 pub async fn load(State(registry): Shared, Path(tenant): Path<String>, bytes: Bytes) -> Result<(StatusCode, Json<()>), ApiError> {
     let id = parse(&tenant)?;
-    let generation = optional_body::<LoadRequest>(&bytes)?.and_then(|request| request.generation);
+    let given = optional_body::<LoadRequest>(&bytes)?.and_then(|request| request.generation);
+    let generation = needed_generation(&registry, given)?;
     let owned = registry.clone();
     finish(&registry, "load-tenant", async move { owned.load_tenant(id, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
