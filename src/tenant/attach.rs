@@ -167,6 +167,10 @@ impl Registry {
                     Err(error) => error,
                 };
                 if matches!(error, AttachError::Unknown) && attach.patient {
+                    if let Some(generation) = attach.generation {
+                        let (tenant, generation) = (owned.id, generation.0);
+                        tracing::warn!(%tenant, generation, "remote storage does not know the tenant that the control plane gave to this node");
+                    }
                     return registry.forget(&owned).await;
                 }
                 if !(attach.patient && error.may_pass(&attach)) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 const EMERGENCY: &str = "control_plane_emergency_mode = true";
 const A: (&str, u64) = ("a", 7);
+const OTHER: &str = "22222222222222222222222222222222";
 
 #[tokio::test]
 async fn a_start_waits_until_the_control_plane_has_answered() {
@@ -31,6 +32,9 @@ async fn a_start_waits_until_the_control_plane_has_answered() {
     node.ask("POST", "/v1/tenant", create(json!(given)), 201, T).await;
     assert_eq!(node.ask("GET", &tenant(""), none.clone(), 200, "Active").await["generation"], json!(given));
     node.stop().await;
+
+    // Something that never came to be.
+    plane.give(OTHER, 7);
 
     // Away: the node is up, says nothing of any tenant, and stops when it is told to.
     plane.go().await;
@@ -68,6 +72,8 @@ async fn a_start_waits_until_the_control_plane_has_answered() {
             plane.come(&place).await;
             node.ready().await;
             node.ask("GET", &tenant(""), none.clone(), 200, "Active").await;
+            node.poll(&format!("/v1/tenant/{OTHER}"), |status, _| status == 404).await;
+            node.logged("remote storage does not know the tenant").await;
             node.stop().await;
         }
     }
