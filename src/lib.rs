@@ -13,6 +13,7 @@
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod control_plane;
 pub mod export;
 pub mod http;
 pub mod io_abstraction;

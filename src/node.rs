@@ -2,13 +2,15 @@
 
 use crate::auth::{GuardError, Guards};
 use crate::config::{Config, ConfigError};
+use crate::control_plane::ControlPlane;
 use crate::http;
 use crate::io_abstraction::disk::{DiskLock, create_dir_durably, read_file, write_file_durably};
-use crate::io_abstraction::{Address, Env, Scope};
+use crate::io_abstraction::{Address, ClockExt as _, Env, Scope};
 use crate::layer::BlockCache;
 use crate::page_service;
 use crate::redo::executor::RedoExecutor;
-use crate::remote::{RemoteClient, RemoteError, StoreAuthority, Validation};
+use crate::remote::{Authority, ControlPlaneAuthority, RemoteClient, RemoteError, StoreAuthority, Validation};
+use crate::tenant::assign::Assignment;
 use crate::tenant::attach::LoadError;
 use crate::tenant::{Registry, Tenant};
 use crate::timeline::Shared;
@@ -17,6 +19,11 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::SetOnce;
+
+/// Pause before another try to load what the control plane said.
+const LOAD_RETRY: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -48,8 +55,10 @@ pub struct Node {
     /// The listeners.
     services: Scope,
     background: Scope,
-    /// Tenants that the start began to bring up.
-    loading: Vec<Arc<Tenant>>,
+    /// Asks the control plane which tenants there are, if there is one.
+    assigning: Scope,
+    /// Tenants that the start began to bring up, once they are known.
+    loading: Loading,
     http_address: Address,
     pages_address: Address,
 }
@@ -71,7 +80,8 @@ impl Node {
         let lock = lock_data_dir(&env, &config)?;
         let NodeFile { generation, settled } = next_generation(&env, &config).await?;
         let remote = RemoteClient::new(&env, generation);
-        let authority = Arc::new(StoreAuthority(remote.clone()));
+        let control_plane = ControlPlane::new(&env, &config)?;
+        let authority = authority(&remote, &control_plane);
         let shared = Arc::new(Shared {
             cache: BlockCache::new(usize::try_from(config.block_cache_bytes).unwrap_or(usize::MAX), env.probe.clone()),
             redo: RedoExecutor::new(&env, config.redo, config.wal_redo_timeout),
@@ -90,11 +100,12 @@ impl Node {
         let (http_address, pages_address) = (http.local_address(), pages.local_address());
         let background = Scope::new(&env.tasks);
         background.spawn("validate", |cancel| shared.validation.clone().run(cancel));
-        let loading = match registry.load_all(!settled).await {
-            Ok(loading) => loading,
-            Err(error) => return Err(give_up(&registry, &background, error.into()).await),
-        };
-        if !settled && let Err(error) = write_node_file(&env, &shared.config, &NodeFile { generation, settled: true }) {
+        let (assigning, loading) = (Scope::new(&env.tasks), Arc::new(SetOnce::new()));
+        let begun = begin(&registry, control_plane, !settled, &assigning, &loading).await;
+        let noted = begun
+            .and_then(|()| if settled { Ok(()) } else { write_node_file(&env, &shared.config, &NodeFile { generation, settled: true }) });
+        if let Err(error) = noted {
+            assigning.shutdown().await;
             return Err(give_up(&registry, &background, error).await);
         }
         let services = Scope::new(&env.tasks);
@@ -103,7 +114,7 @@ impl Node {
         services.spawn("http", |cancel| http::server::run(env.clone(), http, guards.http.tls, router, patience, cancel));
         services.spawn("pages", |cancel| page_service::listener::run(env.clone(), pages, registry.clone(), guards.pages, cancel));
         env.probe.event("node-started", &|| format!("generation={}", generation.0));
-        Ok(Node { registry, loading, _lock: lock, services, background, http_address, pages_address })
+        Ok(Node { registry, loading, _lock: lock, services, background, assigning, http_address, pages_address })
     }
 
     pub fn http_address(&self) -> &Address {
@@ -116,7 +127,7 @@ impl Node {
 
     /// Completes when every tenant that the node had before is active or broken.
     pub async fn loaded(&self) {
-        for tenant in &self.loading {
+        for tenant in self.loading.wait().await {
             tenant.settled().await;
         }
     }
@@ -124,6 +135,8 @@ impl Node {
     /// Stops listening, flushes memory to layers and remote storage, ends every task.
     pub async fn shutdown(self) {
         self.services.shutdown().await;
+        // Nothing is brought up any more behind the registry's back.
+        self.assigning.shutdown().await;
         self.registry.shutdown(true).await;
         self.background.shutdown().await;
         self.registry.shared.redo.shutdown().await;
@@ -133,6 +146,64 @@ impl Node {
             self.registry.shared.env.tasks.blocking_done().await;
         }
     }
+}
+
+/// Who is asked for the newest generation of a tenant.
+fn authority(remote: &RemoteClient, control_plane: &Option<ControlPlane>) -> Arc<dyn Authority> {
+    let store = StoreAuthority(remote.clone());
+    match control_plane.clone() {
+        None => Arc::new(store),
+        Some(control_plane) => Arc::new(ControlPlaneAuthority { control_plane, store }),
+    }
+}
+
+type Loading = Arc<SetOnce<Vec<Arc<Tenant>>>>;
+
+/// Begins to bring up the tenants of this node, or to ask which they are. `adopt`: without a control plane, all that there are.
+async fn begin(
+    registry: &Arc<Registry>,
+    control_plane: Option<ControlPlane>,
+    adopt: bool,
+    assigning: &Scope,
+    loading: &Loading,
+) -> Result<(), StartError> {
+    let tenants = match control_plane {
+        None => registry.load_all(adopt).await?,
+        Some(_) if registry.shared.config.control_plane_emergency_mode => {
+            tracing::warn!("control_plane_emergency_mode is set: tenants go on in the generations that are known from before");
+            registry.load_assigned(Assignment::LastKnown).await?
+        }
+        Some(control_plane) => {
+            registry.set_unassigned(true);
+            let (owned, told) = (registry.clone(), loading.clone());
+            assigning.spawn("assign", |cancel| async move {
+                // Cut off: the node stops.
+                cancel.run_until_cancelled(load_assigned(owned, control_plane, told)).await;
+            });
+            return Ok(());
+        }
+    };
+    // It is set by nobody else.
+    let _ = loading.set(tenants);
+    Ok(())
+}
+
+/// Asks the control plane for the tenants of this node, and begins to bring them up.
+async fn load_assigned(registry: Arc<Registry>, control_plane: ControlPlane, loading: Loading) {
+    let assigned = control_plane.assigned().await;
+    let tenants = loop {
+        // The same answer again: a new one would use up generations.
+        match registry.load_assigned(Assignment::Answered(assigned.clone())).await {
+            Ok(tenants) => break tenants,
+            Err(error) => {
+                tracing::error!(%error, "the tenants that the control plane gave to this node cannot be loaded, will try again");
+                registry.shared.env.clock.sleep(LOAD_RETRY).await;
+            }
+        }
+    };
+    registry.set_unassigned(false);
+    // It is set by nobody else.
+    let _ = loading.set(tenants);
 }
 
 /// Ends what a start that failed had begun.

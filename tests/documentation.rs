@@ -38,7 +38,9 @@ fn settings() -> Vec<(String, String)> {
     let table = toml::Table::try_from(Config::default()).unwrap();
     let plain = table.iter().filter(|(_, value)| !value.is_table()).map(|(key, value)| (key.clone(), value.to_string()));
     let others = [("remote_storage.local_path", "`\"DIR/remote\"`"), ("postgres.versions", "`{}`"), ("postgres.run_as", "`\"postgres\"`")];
-    let absent = ["auth_validation_public_key_path", "ssl_cert_file", "ssl_key_file"].map(|key| (key, "none"));
+    let control_plane = ["control_plane_api", "control_plane_api_token", "control_plane_api_ca"];
+    let absent =
+        ["auth_validation_public_key_path", "ssl_cert_file", "ssl_key_file"].into_iter().chain(control_plane).map(|key| (key, "none"));
     let others = others.into_iter().chain(absent).map(|(k, v)| (k.to_string(), v.to_string()));
     plain.map(|(key, value)| (key, format!("`{value}`"))).chain(others).collect()
 }

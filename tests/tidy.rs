@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules of the library, lowest first: each may import itself and what stands before it.
-const FLOORS: [&str; 22] = [
+const FLOORS: [&str; 23] = [
     "types",
     "limits",
     "pg",
@@ -22,6 +22,7 @@ const FLOORS: [&str; 22] = [
     "redo",
     "replication",
     "postgres",
+    "control_plane",
     "remote",
     "timeline",
     "export",

@@ -116,7 +116,7 @@ pub fn worker(args: &[String]) -> Outcome<()> {
         let env = real::env(real::local_store(&config.remote_path())?)?;
         let node = Node::start(env, config).await?;
         let (tenant, timeline) = (TENANT.parse()?, TIMELINE.parse()?);
-        node.registry.create_tenant(tenant, Default::default()).await?;
+        node.registry.create_tenant(tenant, Default::default(), None).await?;
         let spec = CreateSpec { timeline, origin: Origin::Directory(base) };
         let handle = node.registry.create_timeline(tenant, &spec).await?;
         let measured = measure(&handle, &wal, end).await?;

@@ -1,10 +1,12 @@
 //! Settings of a node: TOML file, then `-c key=value` overrides, then defaults.
 
 mod access;
+mod control_plane;
 pub mod duration;
 pub mod tenant;
 
 pub use access::{AuthType, PageTls};
+pub use control_plane::{Secret, UpcallUrl};
 pub use tenant::{EvictionPolicy, TenantConfig, TenantOverrides};
 
 use crate::io_abstraction::Address;
@@ -47,6 +49,8 @@ pub struct Postgres {
 pub struct Config {
     #[serde(skip)]
     pub data_dir: PathBuf,
+    /// Number of this node, which no other node of the same control plane has.
+    pub id: u64,
     /// Management API: `host:port`.
     pub listen_http_addr: String,
     /// Page service: `host:port`.
@@ -66,6 +70,14 @@ pub struct Config {
     /// Listens on other than loopback addresses without authentication and TLS.
     pub listen_insecurely: bool,
     pub remote_storage: Option<RemoteStorage>,
+    /// URL of the control plane's upcalls; none: remote storage itself says who has a tenant.
+    pub control_plane_api: Option<String>,
+    /// Bearer token for it.
+    pub control_plane_api_token: Option<Secret>,
+    /// Certificates in PEM that have signed the control plane's, or are it.
+    pub control_plane_api_ca: Option<PathBuf>,
+    /// Starts without asking the control plane, in the generations that are known from it.
+    pub control_plane_emergency_mode: bool,
     pub postgres: Postgres,
     pub redo: RedoMode,
     /// For tenants that have no value of their own.
@@ -102,6 +114,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             data_dir: PathBuf::from("./.palimpsest"),
+            id: 1,
             listen_http_addr: "127.0.0.1:9898".to_string(),
             listen_pg_addr: "127.0.0.1:64000".to_string(),
             http_auth_type: AuthType::Trust,
@@ -112,6 +125,10 @@ impl Default for Config {
             pg_tls: PageTls::Require,
             listen_insecurely: false,
             remote_storage: None,
+            control_plane_api: None,
+            control_plane_api_token: None,
+            control_plane_api_ca: None,
+            control_plane_emergency_mode: false,
             postgres: Postgres::default(),
             redo: RedoMode::Child,
             tenant: TenantConfig::default(),
@@ -193,6 +210,7 @@ impl Config {
             });
         }
         self.check_access()?;
+        self.check_control_plane()?;
         self.postgres_versions().map(|_| ())
     }
 
@@ -244,7 +262,15 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 }
 
 /// Keys without a default.
-const ABSENT: [&str; 4] = ["remote_storage", "auth_validation_public_key_path", "ssl_cert_file", "ssl_key_file"];
+const ABSENT: [&str; 7] = [
+    "remote_storage",
+    "auth_validation_public_key_path",
+    "ssl_cert_file",
+    "ssl_key_file",
+    "control_plane_api",
+    "control_plane_api_token",
+    "control_plane_api_ca",
+];
 
 /// Refuses unknown keys at the top, naming the nearest known one.
 fn check_keys(origin: &str, table: &toml::Table) -> Result<(), ConfigError> {

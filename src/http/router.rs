@@ -20,7 +20,7 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
     };
     let mut router = Router::new();
     for (path, methods) in [
-        ("/v1/status", get(|| async { axum::Json(serde_json::json!({ "id": 1 })) })),
+        ("/v1/status", get(status)),
         ("/v1/reload_auth_validation_keys", post(auth::reload_keys)),
         ("/v1/disk_usage_eviction/run", put(tenant::evict)),
         ("/v1/tenant", get(tenant::list).post(tenant::create)),
@@ -65,8 +65,13 @@ pub fn router(registry: Arc<Registry>, guards: &Guards) -> Router {
     }
 }
 
-/// Whether every tenant is up, or broken.
+async fn status(State(registry): State<Arc<Registry>>) -> axum::Json<serde_json::Value> {
+    axum::Json(serde_json::json!({ "id": registry.shared.config.id }))
+}
+
+/// Whether every tenant is known, and up or broken.
 async fn ready(State(registry): State<Arc<Registry>>) -> Result<&'static str, ApiError> {
+    registry.check_assigned()?;
     match registry.tenants().iter().filter(|tenant| tenant.state() == TenantState::Loading).count() {
         0 => Ok("ok"),
         count => Err(ApiError::new(Kind::Unavailable, format!("{count} tenants are still being loaded; try again"))),

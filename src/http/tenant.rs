@@ -48,8 +48,9 @@ fn tenant_info(tenant: &Tenant, with_size: bool) -> TenantInfo {
     }
 }
 
-pub async fn list(State(registry): Shared) -> Json<Vec<TenantInfo>> {
-    Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect())
+pub async fn list(State(registry): Shared) -> Answer<Vec<TenantInfo>> {
+    registry.check_assigned()?;
+    Ok(Json(registry.tenants().iter().map(|t| tenant_info(t, false)).collect()))
 }
 
 pub async fn get(State(registry): Shared, InPath(id): InPath<TenantId>) -> Answer<TenantInfo> {
@@ -62,13 +63,24 @@ fn settings(registry: &Registry, sent: Map<String, Value>) -> Result<TenantOverr
 
 type Fields = Sent<Map<String, Value>>;
 
+/// With a control plane only that says in which generation a tenant is attached.
+fn needed_generation(registry: &Registry, given: Option<Generation>) -> Result<Option<Generation>, ApiError> {
+    match given {
+        None if registry.shared.config.control_plane_api.is_some() => {
+            Err(ApiError::bad_request("generation attribute missing: this node has a control plane, which gives one"))
+        }
+        given => Ok(given),
+    }
+}
+
 pub async fn create(State(registry): Shared, Sent(mut request): Fields) -> Result<(StatusCode, Json<TenantId>), ApiError> {
     let id: TenantId = take_needed(&mut request, "new_tenant_id")?;
+    let given = needed_generation(&registry, asked(take(&mut request, "generation")?)?)?;
     // Without a control plane it says nothing: see docs/api.
-    asked(take(&mut request, "generation")?)?;
+    let generation = given.filter(|_| registry.shared.config.control_plane_api.is_some());
     let settings = settings(&registry, request)?;
     let owned = registry.clone();
-    finish(&registry, "create-tenant", async move { owned.create_tenant(id, settings).await }).await?;
+    finish(&registry, "create-tenant", async move { owned.create_tenant(id, settings, generation).await }).await?;
     Ok((StatusCode::CREATED, Json(id)))
 }
 
@@ -134,7 +146,7 @@ pub async fn attach(
     let request = request.unwrap_or(AttachRequest { config: None, generation: None });
     let settings = settings(&registry, request.config.unwrap_or_default())?;
     let owned = registry.clone();
-    let generation = asked(request.generation)?;
+    let generation = needed_generation(&registry, asked(request.generation)?)?;
     finish(&registry, "attach-request", async move { owned.attach(id, settings, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))
 }
@@ -171,7 +183,7 @@ pub async fn load(
     InPath(id): InPath<TenantId>,
     MaybeSent(request): MaybeSent<LoadRequest>,
 ) -> Result<(StatusCode, Json<()>), ApiError> {
-    let generation = asked(request.and_then(|request| request.generation))?;
+    let generation = needed_generation(&registry, asked(request.and_then(|request| request.generation))?)?;
     let owned = registry.clone();
     finish(&registry, "load-tenant", async move { owned.load_tenant(id, generation).await }).await?;
     Ok((StatusCode::ACCEPTED, Json(())))

@@ -3,23 +3,11 @@
 use super::client::{RemoteClient, RemoteError};
 use super::validation::Validation;
 use crate::config::TenantConfig;
-use crate::types::{Generation, TenantId};
+use crate::types::{AttachMode, Generation, TenantId};
 use parking_lot::RwLock;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
-
-/// What an attached node may do to remote storage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AttachMode {
-    /// Everything.
-    Single,
-    /// Another node still reads what is there: nothing is deleted.
-    Multi,
-    /// Another node took over: nothing is written or deleted, and no LSN is told as remotely consistent.
-    Stale,
-}
 
 /// Which tenant, in which generation; what it may do, and its settings, both of which change while it runs.
 pub struct Attachment {

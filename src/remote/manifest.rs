@@ -59,6 +59,13 @@ pub struct StoredManifest {
     mode: Option<PutMode>,
 }
 
+impl StoredManifest {
+    /// One that is in remote storage, as it was read; the next write looks at it again.
+    pub fn found(content: Manifest) -> StoredManifest {
+        StoredManifest { content, mode: None }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error(transparent)]

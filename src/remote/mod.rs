@@ -12,8 +12,9 @@ mod transfer;
 pub mod upload;
 pub mod validation;
 
-pub use attachment::{AttachMode, Attachment};
-pub use authority::{Authority, StoreAuthority};
+pub use crate::types::AttachMode;
+pub use attachment::Attachment;
+pub use authority::{Authority, AuthorityError, ControlPlaneAuthority, StoreAuthority};
 pub use client::{RemoteClient, RemoteError, StoredIndex};
 pub use index::{IndexPart, LayerMeta};
 pub use manifest::Manifest;

@@ -2,11 +2,11 @@
 //!
 //! Nothing of it survives a stop. Objects that nobody names are found again when the tenant is attached.
 
-use super::attachment::{AttachMode, Attachment};
-use super::authority::Authority;
+use super::attachment::Attachment;
+use super::authority::{Authority, AuthorityError};
 use super::client::{RemoteClient, RemoteError};
 use crate::io_abstraction::{ClockExt as _, Env};
-use crate::types::{Lsn, TenantId};
+use crate::types::{AttachMode, Lsn, TenantId};
 use object_store::path::Path as ObjectPath;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -136,7 +136,7 @@ impl Validation {
                     Err(error) => {
                         attempt += 1;
                         if attempt >= 3 {
-                            tracing::warn!(attempt, %error, "deletions wait: will retry");
+                            tracing::warn!(attempt, %error, "deletions and remotely consistent LSNs wait, will retry");
                         }
                         self.remote.back_off(attempt, &mut jitter).await;
                     }
@@ -167,7 +167,7 @@ impl Validation {
         });
     }
 
-    async fn round(&self, due: Vec<Pending>) -> Result<(), RemoteError> {
+    async fn round(&self, due: Vec<Pending>) -> Result<(), AuthorityError> {
         let asked: Vec<_> = due.iter().map(|pending| (pending.attachment.tenant, pending.attachment.generation())).collect();
         if asked.is_empty() {
             return Ok(());
@@ -192,7 +192,7 @@ impl Validation {
                 visible.fetch_max(lsn.0, Ordering::AcqRel);
             }
             if pending.attachment.mode() == AttachMode::Single {
-                outcome = outcome.and(self.delete_objects(&mut pending.objects).await);
+                outcome = outcome.and(self.delete_objects(&mut pending.objects).await.map_err(AuthorityError::from));
             }
             if !pending.objects.is_empty() {
                 self.put_back(pending);

@@ -61,9 +61,11 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Whether another try may go better without anybody's help.
-    fn may_pass(&self) -> bool {
+    /// Whether another try of this way may go better without anybody's help.
+    fn may_pass(&self, attach: &Attach) -> bool {
         match self {
+            // A generation that was given stays taken.
+            AttachError::Claim(ClaimError::Taken { .. }) if attach.generation.is_some() => false,
             AttachError::Remote(RemoteError::Manifest { .. }) | AttachError::Settings(_) | AttachError::Outdated { .. } => false,
             AttachError::Remote(_) | AttachError::Claim(_) | AttachError::Local(_) | AttachError::Log { .. } => true,
             AttachError::LastGeneration | AttachError::Unknown | AttachError::Stopped => false,
@@ -81,6 +83,8 @@ pub struct Attach {
     pub settings: Option<TenantOverrides>,
     /// Errors that may pass are tried again for ever; otherwise they break the tenant.
     pub patient: bool,
+    /// The generation is one that this node had before, and that nobody else got.
+    pub resume: bool,
 }
 
 /// Why one timeline cannot be served. The others can.
@@ -152,7 +156,7 @@ impl Registry {
     fn load(self: &Arc<Registry>, id: TenantId, mode: AttachMode, least: Option<Generation>) -> Arc<Tenant> {
         let tenant = Tenant::new(id, TenantState::Loading, None, &self.shared.env.tasks);
         self.put(id, Slot::Attached(tenant.clone()));
-        self.bring_up(&tenant, Attach { mode, generation: None, settings: None, patient: true }, least);
+        self.bring_up(&tenant, Attach { mode, generation: None, settings: None, patient: true, resume: false }, least);
         tenant
     }
 
@@ -169,9 +173,13 @@ impl Registry {
                     Err(error) => error,
                 };
                 if matches!(error, AttachError::Unknown) && attach.patient {
+                    if let Some(generation) = attach.generation {
+                        let (tenant, generation) = (owned.id, generation.0);
+                        tracing::warn!(%tenant, generation, "remote storage does not know the tenant that the control plane gave to this node");
+                    }
                     return registry.forget(&owned).await;
                 }
-                if !(attach.patient && error.may_pass()) {
+                if !(attach.patient && error.may_pass(&attach)) {
                     tracing::error!(tenant = %owned.id, %error, "the tenant cannot be served");
                     owned.set_state_unless_stopping(TenantState::Broken(error.to_string()));
                     return;
@@ -226,6 +234,9 @@ impl Registry {
     /// Stores the manifest of a new generation (RM-5), with the settings of the one before unless there are others.
     async fn claim(&self, tenant: &Arc<Tenant>, attach: &Attach, least: Option<Generation>) -> Result<(), AttachError> {
         let id = tenant.id;
+        if attach.resume && self.resume(tenant, attach).await? {
+            return Ok(());
+        }
         let before = self.shared.remote.newest_manifest(id).await?;
         // A directory as remote storage keeps the empty directories of what was deleted.
         if before.is_none() && attach.settings.is_none() && self.shared.remote.list_objects(&path::tenant(id)).await?.is_empty() {
@@ -477,7 +488,7 @@ mod tests {
         home.store(&*env.disk, Location::ATTACHED).unwrap();
         assert!(registry.load_all(false).await.unwrap().is_empty());
         assert_eq!(home.look(&*env.disk).unwrap(), Found::Nothing);
-        registry.create_tenant(TENANT, TenantOverrides::default()).await.unwrap();
+        registry.create_tenant(TENANT, TenantOverrides::default(), None).await.unwrap();
     }
 
     #[tokio::test]
@@ -520,11 +531,11 @@ mod tests {
         let registry = Registry::new(testing::shared(&testing::memory_env(), directory.path(), |_| {}));
         let none = TenantOverrides::default;
         let slot = registry.change(TENANT).unwrap();
-        assert!(registry.create_tenant(TENANT, none()).await.is_err());
+        assert!(registry.create_tenant(TENANT, none(), None).await.is_err());
         drop(slot);
-        registry.create_tenant(TENANT, none()).await.unwrap();
+        registry.create_tenant(TENANT, none(), None).await.unwrap();
         let tenant = registry.tenant(TENANT).unwrap();
-        assert!(registry.create_tenant(TENANT, none()).await.is_err());
+        assert!(registry.create_tenant(TENANT, none(), None).await.is_err());
         assert!(Arc::ptr_eq(&tenant, &registry.tenant(TENANT).unwrap()));
     }
 }

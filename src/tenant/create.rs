@@ -11,7 +11,7 @@ use crate::remote::index::{INDEX_VERSION, IndexPart};
 use crate::remote::{AttachMode, Attachment, StoredIndex, path};
 use crate::timeline::import::{self, ImportOptions};
 use crate::timeline::{Ancestor, ReadError, Timeline};
-use crate::types::{Lsn, TenantId, TimelineId};
+use crate::types::{Generation, Lsn, TenantId, TimelineId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,8 +43,13 @@ pub struct CreateSpec {
 }
 
 impl Registry {
-    /// Creates an empty tenant with settings of its own; returns once it is active.
-    pub async fn create_tenant(self: &Arc<Registry>, id: TenantId, settings: TenantOverrides) -> Result<(), CreateError> {
+    /// Creates an empty tenant with settings of its own, in the next generation if none is given; returns once it is active.
+    pub async fn create_tenant(
+        self: &Arc<Registry>,
+        id: TenantId,
+        settings: TenantOverrides,
+        generation: Option<Generation>,
+    ) -> Result<(), CreateError> {
         let mut slot = self.change(id)?;
         if slot.slot().is_some() {
             return Err(CreateError::TenantExists(id));
@@ -54,10 +59,11 @@ impl Registry {
             return Err(CreateError::TenantInStorage(id));
         }
         let home = TenantDirectory::of(&self.shared.config, id);
+        let location = Location::Attached { access: AttachMode::Single, generation };
         let (disk, mine) = (self.shared.env.disk.clone(), home.clone());
-        self.shared.env.tasks.blocking("make-tenant", move || mine.store(&*disk, Location::ATTACHED)).await?;
+        self.shared.env.tasks.blocking("make-tenant", move || mine.store(&*disk, location)).await?;
         let tenant = Tenant::new(id, TenantState::Attaching, Some(settings.clone()), &self.shared.env.tasks);
-        let attach = Attach { mode: AttachMode::Single, generation: None, settings: Some(settings), patient: false };
+        let attach = Attach { mode: AttachMode::Single, generation, settings: Some(settings), patient: false, resume: false };
         slot.set(Some(Slot::Attached(tenant.clone())));
         drop(slot);
         self.bring_up(&tenant, attach, None);

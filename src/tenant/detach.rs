@@ -34,7 +34,7 @@ impl Registry {
         if self.found(id).await? == Found::Ignored {
             return Err(ChangeError::DirectoryExists(id));
         }
-        let how = Attach { mode: AttachMode::Single, generation, settings: Some(settings), patient: false };
+        let how = Attach { mode: AttachMode::Single, generation, settings: Some(settings), patient: false, resume: false };
         self.begin(id, &mut slot, how, TenantState::Attaching).await
     }
 
@@ -56,7 +56,7 @@ impl Registry {
             Found::Here(Location::Attached { access, .. }) => access,
             Found::Here(Location::Secondary { .. }) | Found::Ignored | Found::Nothing => AttachMode::Single,
         };
-        self.begin(id, &mut slot, Attach { mode, generation, settings: None, patient: false }, TenantState::Loading).await
+        self.begin(id, &mut slot, Attach { mode, generation, settings: None, patient: false, resume: false }, TenantState::Loading).await
     }
 
     /// Takes a tenant off this node, after what is in memory has been stored as far as that goes within a limit; remote storage
@@ -125,7 +125,7 @@ impl Registry {
                     }
                     self.stop(&tenant, flush).await;
                 }
-                let how = Attach { mode, generation: Some(generation), settings: Some(settings), patient: false };
+                let how = Attach { mode, generation: Some(generation), settings: Some(settings), patient: false, resume: false };
                 self.begin(id, &mut slot, how, TenantState::Attaching).await?;
                 let Some(Slot::Attached(tenant)) = slot.slot().cloned() else { return Err(LookupError::Tenant(id).into()) };
                 drop(slot);

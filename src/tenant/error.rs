@@ -38,6 +38,8 @@ pub enum LookupError {
     Deleting(TenantId, TimelineId),
     #[error("the node is stopping; try again when it serves")]
     NodeStopping,
+    #[error("the control plane has not said yet which tenants this node has; try again")]
+    NotAssigned,
     #[error("timeline {tenant}/{timeline} is broken: {reason}; mend the cause and start the node again")]
     Broken { tenant: TenantId, timeline: TimelineId, reason: String },
 }
@@ -51,6 +53,7 @@ impl LookupError {
             | LookupError::Changing(_)
             | LookupError::Deleting(..)
             | LookupError::NodeStopping
+            | LookupError::NotAssigned
             | LookupError::Broken { .. } => Kind::Unavailable,
         }
     }

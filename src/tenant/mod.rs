@@ -1,5 +1,6 @@
 //! Tenants and their timelines on this node: attached, created, branched, changed, deleted.
 
+pub mod assign;
 pub mod attach;
 pub mod create;
 pub mod delete;

@@ -8,7 +8,7 @@ use crate::types::{TenantId, TimelineId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ pub struct Registry {
     next_trash: AtomicU64,
     /// Told when a slot is not changing any more.
     changed: Notify,
+    /// Which tenants the node has is not known yet: nothing is said of any, and none changes.
+    unassigned: AtomicBool,
 }
 
 /// The slot of one tenant, ours alone until it is dropped; then what was in it is in it again, if nothing was put there.
@@ -90,7 +92,18 @@ impl Registry {
             attaching: Semaphore::new(ATTACHING_MAX),
             next_trash: AtomicU64::new(0),
             changed: Notify::new(),
+            unassigned: AtomicBool::new(false),
         })
+    }
+
+    /// From now on, or not any more, it is not known which tenants the node has.
+    pub fn set_unassigned(&self, unassigned: bool) {
+        self.unassigned.store(unassigned, Ordering::Release);
+    }
+
+    /// Errors: it is not known which tenants the node has.
+    pub fn check_assigned(&self) -> Result<(), LookupError> {
+        if self.unassigned.load(Ordering::Acquire) { Err(LookupError::NotAssigned) } else { Ok(()) }
     }
 
     /// A tenant that serves.
@@ -102,6 +115,7 @@ impl Registry {
 
     /// A tenant that is attached, in whichever state.
     pub fn any_tenant(&self, id: TenantId) -> Result<Arc<Tenant>, LookupError> {
+        self.check_assigned()?;
         match self.slots.lock().get(&id) {
             Some(Slot::Attached(tenant)) => Ok(tenant.clone()),
             Some(Slot::Changing) => Err(LookupError::Changing(id)),
@@ -127,6 +141,7 @@ impl Registry {
         if self.stopping.is_cancelled() {
             return Err(LookupError::NodeStopping);
         }
+        self.check_assigned()?;
         let mut slots = self.slots.lock();
         if let Some(Slot::Changing) = slots.get(&id) {
             return Err(LookupError::Changing(id));

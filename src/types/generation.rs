@@ -1,4 +1,4 @@
-//! Generations order the owners of a tenant; every remote object carries its writer's.
+//! Generations order the owners of a tenant; every remote object carries its writer's. The mode says what an owner may do.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,17 @@ impl Generation {
     pub fn next(self) -> Option<Generation> {
         self.0.checked_add(1).map(Generation)
     }
+}
+
+/// What an attached node may do to remote storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttachMode {
+    /// Everything.
+    Single,
+    /// Another node still reads what is there: nothing is deleted.
+    Multi,
+    /// Another node took over: nothing is written or deleted, and no LSN is told as remotely consistent.
+    Stale,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub mod rel;
 pub mod timestamp;
 
 pub use det::{HashMap, HashSet};
-pub use generation::Generation;
+pub use generation::{AttachMode, Generation};
 pub use id::{TenantId, TimelineId};
 pub use key::Key;
 pub use lsn::Lsn;
