@@ -101,9 +101,6 @@ impl WalLog {
     /// what lies before, and a power loss may have taken sectors of it that were never synced, though later ones stayed.
     fn first_vouched(&self, from: Lsn) -> io::Result<Lsn> {
         let page = from.page_start();
-        if crate::planted!(self.env, "unvouched-compared") {
-            return Ok(page);
-        }
         let Ok(mut decoder) = StreamDecoder::seek(page, None, self.segment_size) else { return Ok(from) };
         let Some(file) = self.open_existing(self.part(page).0, page.segment_number(self.segment_size))? else { return Ok(from) };
         let mut bytes = vec![0; from.distance_from(page) as usize];
