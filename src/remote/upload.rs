@@ -110,9 +110,9 @@ impl UploadQueue {
         self.push(operations);
     }
 
-    /// Indexes of earlier generations: deleted once this one has its own.
+    /// Objects of earlier generations: deleted once the next index is stored.
     pub fn replaces(&self, objects: Vec<ObjectPath>) {
-        *self.replaced.lock() = objects;
+        self.replaced.lock().extend(objects);
     }
 
     /// Completes when everything scheduled before is done; an error when the queue shut down first.

@@ -390,7 +390,9 @@ impl Registry {
         Ok(Arc::new(TimelineHandle { timeline, wal }))
     }
 
-    /// Has objects of earlier generations deleted that nothing names: of uploads, removals and creations that a crash cut off.
+    /// Has objects of earlier generations deleted that nothing names: of uploads, removals and creations that a crash cut off. Those
+    /// of a timeline only once it has an index of this generation: a node that was superseded may name them yet, in an index that the
+    /// next attachment would begin from.
     fn sweep(&self, attachment: &Arc<Attachment>, tenant: &Tenant, inventory: &Inventory) {
         if crate::planted!(self.shared.env, "no-sweep") {
             return;
@@ -401,8 +403,13 @@ impl Registry {
                 continue;
             }
             let index = inventory.indexes.get(timeline);
-            let nameless = objects.iter().filter(|object| is_nameless(object, index, attachment.generation()));
-            attachment.validation.delete(attachment, nameless.cloned());
+            let nameless = objects.iter().filter(|object| is_nameless(object, index, attachment.generation())).cloned();
+            match tenant.timeline(*timeline) {
+                Ok(handle) if !crate::planted!(self.shared.env, "sweep-before-index") => handle.timeline.sweep(nameless.collect()),
+                Ok(_) => attachment.validation.delete(attachment, nameless),
+                Err(_) if index.is_none() => attachment.validation.delete(attachment, nameless),
+                Err(_) => {}
+            }
         }
     }
 }

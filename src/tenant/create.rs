@@ -166,7 +166,7 @@ impl Registry {
         if lsn < source.ancestor_lsn() {
             return Err(CreateError::BelowAncestor { ancestor, lsn, floor: source.ancestor_lsn() });
         }
-        if lsn < cutoff {
+        if lsn < cutoff && !source.has_pinned(id, lsn) {
             return Err(CreateError::BelowCutoff { ancestor, lsn, cutoff });
         }
         // Whether the index gets stored is not known after an error: what the branch reads stays until the tenant is attached anew.
@@ -180,7 +180,7 @@ impl Registry {
             prev_record_lsn: (last == lsn && prev.is_valid()).then_some(prev),
             ancestor_timeline: Some(ancestor),
             ancestor_lsn: lsn,
-            latest_gc_cutoff_lsn: cutoff,
+            latest_gc_cutoff_lsn: cutoff.min(lsn),
             initdb_lsn: source.identity.initdb_lsn,
             pg_version: source.identity.pg_version,
             system_identifier: id.system_identifier(),

@@ -338,6 +338,14 @@ impl Timeline {
         self.uploads.replaces(objects);
     }
 
+    /// Has objects deleted that nothing names, after an index of this generation is stored.
+    pub fn sweep(&self, nameless: Vec<object_store::path::Path>) {
+        if !nameless.is_empty() {
+            self.uploads.replaces(nameless);
+            self.schedule_upload(|| (), Vec::new(), Vec::new());
+        }
+    }
+
     /// Waits for the uploads of everything that was flushed before.
     pub async fn uploaded(&self) -> Result<(), crate::remote::upload::QueueClosed> {
         // A flush that is visible already may be about to schedule its upload.

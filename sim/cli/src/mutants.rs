@@ -22,7 +22,7 @@ const fn bug(name: &'static str, world: &'static str, scenario: &'static str, wh
     Bug { name, scenario, world, what }
 }
 
-const BUGS: [Bug; 32] = [
+const BUGS: [Bug; 33] = [
     bug("canary", "sched", "smoke", "every page that is answered has a flipped bit"),
     bug("canary", "net", "smoke", "every page that is answered has a flipped bit"),
     bug("ack-before-fsync", "sched", "smoke", "WAL is acknowledged before it is synced"),
@@ -59,6 +59,7 @@ const BUGS: [Bug; 32] = [
     bug("deletion-mark-first", "sched", "life_cycle", "a deletion begins with the object that says that there is one"),
     bug("deletes-unvalidated", "sched", "two_nodes", "a node that lost the tenant to another goes on to delete what it does not need"),
     bug("creation-unconfirmed", "sched", "two_nodes", "a branch counts as made though another node may have the tenant by now"),
+    bug("sweep-before-index", "net", "two_nodes", "objects that nobody names are deleted before there is an index of the new generation"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
 

@@ -103,7 +103,10 @@ impl Timeline {
     /// Errors: it may be gone already.
     pub fn pin(&self, branch: TimelineId, lsn: Lsn) -> Result<(), ReadError> {
         let mut pins = self.pins.lock();
-        self.check_cutoff(lsn)?;
+        // What an earlier try pinned was kept since.
+        if pins.get(&branch) != Some(&lsn) {
+            self.check_cutoff(lsn)?;
+        }
         let pinned = pins.entry(branch).or_insert(lsn);
         *pinned = (*pinned).min(lsn);
         Ok(())
@@ -112,6 +115,11 @@ impl Timeline {
     /// The same for a branch that exists: its history is there, whatever the cutoff.
     pub fn pin_existing(&self, branch: TimelineId, lsn: Lsn) {
         self.pins.lock().insert(branch, lsn);
+    }
+
+    /// Whether an earlier try pinned this for this branch.
+    pub fn has_pinned(&self, branch: TimelineId, lsn: Lsn) -> bool {
+        self.pins.lock().get(&branch) == Some(&lsn)
     }
 
     pub(super) fn is_pinned(&self, lsn: Lsn) -> bool {
