@@ -58,7 +58,7 @@ const BUGS: [Bug; 33] = [
     bug("no-sweep", "sched", "life_cycle", "objects that nobody names stay when the tenant is attached again"),
     bug("deletion-mark-first", "sched", "life_cycle", "a deletion begins with the object that says that there is one"),
     bug("deletes-unvalidated", "sched", "two_nodes", "a node that lost the tenant to another goes on to delete what it does not need"),
-    bug("creation-unconfirmed", "sched", "two_nodes", "a branch counts as made though another node may have the tenant by now"),
+    bug("creation-unconfirmed", "net", "two_nodes", "a branch counts as made though another node may have the tenant by now"),
     bug("sweep-before-index", "net", "two_nodes", "objects that nobody names are deleted before there is an index of the new generation"),
     bug("short-write", "net", "smoke", "what a stream does not take at once of an answer is forgotten"),
 ];
